@@ -1,0 +1,28 @@
+"""chatbot: conversations on WhatsApp through an LLM agent, one queue per user.
+
+The way of a message, in the order of the files:
+
+1. ``webhook``        verify the signature, parse, publish, answer 200
+2. ``router``         the message goes to ``chat.<user>``; asks for a subscriber
+3. ``subscriptions``  a worker's bootstep consumes users' queues on demand
+4. ``conversation``   one turn: claim, history, agent, commit, reply (``agent``, ``llm``)
+5. ``delivery``       replies in order, each once, through a channel (``channels/``)
+6. ``sessions``       idle ones are closed, orphaned ones are rescued
+
+``store`` keeps conversations in Redis, ``topology`` names everything on the broker,
+``messages`` and ``errors`` are the vocabulary, ``tasks`` what Celery calls. Only
+``config`` reads the environment, only ``app`` builds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Build the Celery app when it is asked for: ``celery -A chatbot …`` looks here."""
+    if name == "celery":
+        from chatbot.app import from_environment
+
+        return from_environment().celery
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

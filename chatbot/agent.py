@@ -1,0 +1,148 @@
+"""The agent: CrewAI, asked one turn at a time.
+
+In come a message and the past; out goes the text of a reply. Promise: nothing is kept
+between turns, so no user's words can reach another's prompt: a fresh ``Agent`` for each
+turn, no CrewAI memory, and one copy of the shared model's counters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import yaml
+
+from chatbot.config import Settings, SettingsError
+from chatbot.errors import Permanent, Transient
+from chatbot.llm import BaseLLM, build  # first: it prepares what CrewAI reads on import
+
+# isort: split
+import openai
+from crewai import Agent
+from crewai.events import crewai_event_bus
+from crewai.events.event_listener import EventListener
+from crewai.llms.retry import _active_llm_rate_limit_retry
+
+from chatbot.messages import Message, Turn
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """Who the agent is; plain text, braces included."""
+
+    role: str
+    goal: str
+    backstory: str
+
+
+def persona(settings: Settings) -> Persona:
+    """Return the persona from the YAML file if one is set, else from the settings.
+
+    Raises ``SettingsError`` when the file is not a mapping of the three texts.
+    """
+    if settings.agent_file is None:
+        return Persona(settings.agent_role, settings.agent_goal, settings.agent_backstory)
+    return _persona_from_file(settings.agent_file)
+
+
+def _persona_from_file(path: Path) -> Persona:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise SettingsError(f"CHATBOT_AGENT_FILE: {path} cannot be read as YAML: {err}") from err
+    texts = content if isinstance(content, dict) else {}
+    missing = [k for k in ("role", "goal", "backstory") if not isinstance(texts.get(k), str) or not texts[k].strip()]
+    if missing:
+        raise SettingsError(f"CHATBOT_AGENT_FILE: {path} needs a text for: {', '.join(missing)}")
+    return Persona(texts["role"], texts["goal"], texts["backstory"])
+
+
+class CrewAgent:
+    """Answers messages with a CrewAI agent. Safe to use from many threads."""
+
+    def __init__(self, persona: Persona, llm: BaseLLM, *, history_chars: int) -> None:
+        EventListener().formatter.verbose = False
+        self._persona = Persona(*(_escape(text) for text in (persona.role, persona.goal, persona.backstory)))
+        self._llm = llm
+        self._history_chars = history_chars
+
+    def reply(self, message: Message, history: Sequence[Turn]) -> str:
+        """Return the agent's answer to ``message``, given the past turns, oldest first.
+
+        Raises ``Transient`` when the model is busy, away or says nothing, ``Permanent``
+        when it refuses the request or the key.
+        """
+        agent = Agent(
+            role=self._persona.role,
+            goal=self._persona.goal,
+            backstory=self._persona.backstory,
+            llm=self._fresh_llm(),
+            max_iter=4,
+            verbose=False,
+            respect_context_window=True,
+        )
+        # Retrying is the conversation's business: CrewAI's own would multiply with it.
+        token = _active_llm_rate_limit_retry.set(True)
+        try:
+            output = agent.kickoff(self._messages(message, history))
+        except (openai.OpenAIError, ConnectionError, TimeoutError, ValueError) as err:
+            raise _classified(err) from err
+        finally:
+            _active_llm_rate_limit_retry.reset(token)
+            crewai_event_bus.reset_runtime_state()
+        text = str(output.raw).strip()
+        if not text:
+            raise Transient("the model answered with nothing")
+        return text
+
+    def _fresh_llm(self) -> BaseLLM:
+        """Return the shared model with token counters of its own."""
+        llm = self._llm.model_copy()
+        llm._token_usage = dict.fromkeys(llm._token_usage, 0)
+        return llm
+
+    def _messages(self, message: Message, history: Sequence[Turn]) -> list[dict[str, str]]:
+        recent: list[dict[str, str]] = []
+        room = self._history_chars
+        for turn in reversed(history):
+            room -= len(turn.message.text) + len(turn.reply)
+            if room < 0:
+                break
+            recent[:0] = [
+                {"role": "user", "content": turn.message.text},
+                {"role": "assistant", "content": turn.reply},
+            ]
+        return [*recent, {"role": "user", "content": _escape(message.text)}]
+
+
+def from_settings(settings: Settings) -> CrewAgent:
+    """Build the agent the settings describe. Raises ``SettingsError``."""
+    return CrewAgent(persona(settings), build(settings), history_chars=settings.history_chars)
+
+
+def _classified(err: Exception) -> Transient | Permanent:
+    """Return what a model's failure means for the turn (openai-python, "Handling errors")."""
+    refused = (openai.AuthenticationError, openai.PermissionDeniedError, openai.BadRequestError, openai.NotFoundError)
+    if isinstance(err, refused):
+        return Permanent(f"the model refused: {type(err).__name__}")
+    retry_after = _retry_after(err)
+    return Transient(f"the model failed: {type(err).__name__}: {str(err)[:200]}", retry_after=retry_after)
+
+
+def _retry_after(err: Exception) -> float | None:
+    headers: Any = getattr(getattr(err, "response", None), "headers", {})
+    try:
+        return float(headers.get("retry-after"))
+    except (TypeError, ValueError):
+        return None
+
+
+def _escape(text: str) -> str:
+    """Keep CrewAI from filling in what a text happens to name: only these three are replaced."""
+    return re.sub(r"\{(input|tools|tool_names)\}", r"{ \1 }", text)

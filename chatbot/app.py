@@ -1,0 +1,208 @@
+"""Builds a chatbot from its settings; nothing here connects before it is used."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from celery import Celery, signals
+
+from chatbot import config, topology
+from chatbot.router import Router
+
+if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
+    from chatbot.agent import CrewAgent
+    from chatbot.conversation import Conversation
+    from chatbot.delivery import Channel, Delivery
+    from chatbot.sessions import Sessions
+    from chatbot.simulator import Simulator
+    from chatbot.store import Store
+
+
+class Chatbot:
+    """Everything one process needs, each part built on first use."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self.celery = _celery(settings)
+        self.celery.chatbot = self
+
+    @property
+    def queue_arguments(self) -> dict[str, Any]:
+        """The arguments of every user's queue."""
+        return topology.user_queue_arguments(
+            reply_window=self.settings.reply_window, max_waiting=self.settings.max_waiting
+        )
+
+    @cached_property
+    def router(self) -> Router:
+        """Publishes to users' queues."""
+        return Router(self.celery, timeout=self.settings.publish_timeout, queue_arguments=self.queue_arguments)
+
+    @cached_property
+    def store(self) -> Store:
+        """Conversations in Redis."""
+        from chatbot.store import Store, connect
+
+        return Store(
+            connect(self.settings.redis_url),
+            history_turns=self.settings.history_turns,
+            retention=self.settings.retention,
+            clock=time.time,
+        )
+
+    @cached_property
+    def agent(self) -> CrewAgent:
+        """The CrewAI agent; importing it takes seconds."""
+        from chatbot.agent import from_settings
+
+        return from_settings(self.settings)
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """Takes turns."""
+        from chatbot.conversation import Conversation
+
+        return Conversation(self.store, lambda: self.agent, self.router, llm_tries=self.settings.llm_tries)
+
+    @cached_property
+    def delivery(self) -> Delivery:
+        """Delivers replies."""
+        from chatbot.delivery import Delivery
+
+        return Delivery(self.store, self.channels, bury=self.router.bury, tries=self.settings.send_tries)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Closes and rescues sessions."""
+        from chatbot.sessions import Sessions
+
+        return Sessions(self.celery, self.store, self.router, idle_timeout=self.settings.idle_timeout)
+
+    @cached_property
+    def whatsapp(self) -> Any:
+        """The WhatsApp Cloud API channel."""
+        from chatbot.channels.whatsapp import WhatsApp
+
+        return WhatsApp(
+            graph_url=self.settings.whatsapp_graph_url,
+            phone_number_id=self.settings.whatsapp_phone_number_id or "",
+            access_token=_secret(self.settings.whatsapp_access_token),
+            app_secret=_secret(self.settings.whatsapp_app_secret),
+            verify_token=_secret(self.settings.whatsapp_verify_token),
+            timeout=self.settings.send_timeout,
+        )
+
+    @cached_property
+    def channels(self) -> dict[str, Channel]:
+        """The ways out, by the name messages carry."""
+        from chatbot.channels.shell import Shell
+
+        return {"whatsapp": self.whatsapp, "shell": Shell()}
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        """The WhatsApp on your desk, which posts to this process's own webhook."""
+        from chatbot.simulator import Simulator
+
+        return Simulator(
+            webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/whatsapp",
+            app_secret=_secret(self.settings.whatsapp_app_secret),
+            phone_number_id=self.settings.whatsapp_phone_number_id or "100000000000001",
+        )
+
+    def warm_up(self) -> None:
+        """Build what a first turn would otherwise wait for."""
+        _ = self.conversation, self.agent
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self.router.close()
+        self.celery.close()
+
+
+@cache
+def from_environment() -> Chatbot:
+    """Return this process's chatbot. Exits with what to write where settings are wrong."""
+    try:
+        settings = config.load()
+    except config.SettingsError as err:
+        sys.exit(f"chatbot: {err}")
+    configure_logging(settings)
+    return Chatbot(settings)
+
+
+def _celery(settings: config.Settings) -> Celery:
+    import chatbot.shell
+    import chatbot.tasks  # noqa: F401  # registers tasks with every app
+    from chatbot.subscriptions import Subscriptions
+
+    app = Celery("chatbot")
+    app.config_from_object("celeryconfig")
+    virtual = {"polling_interval": 0.02}
+    app.conf.update(
+        broker_url=settings.broker_url,
+        broker_transport_options=virtual if settings.embedded_broker else {"confirm_publish": True},
+        beat_schedule={
+            "close idle sessions": _every(settings.housekeeping_interval, "chatbot.close_idle_sessions"),
+            "rescue sessions": _every(settings.housekeeping_interval, "chatbot.rescue_sessions"),
+        },
+    )
+    app.steps["consumer"].add(Subscriptions)
+    app.set_default()
+    return app
+
+
+def _every(seconds: float, task: str) -> dict[str, Any]:
+    # A missed beat is not made up for: the next one does the same.
+    return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+
+
+def _secret(value: Any) -> str:
+    return value.get_secret_value() if value else ""
+
+
+@signals.setup_logging.connect
+def _keep_our_logging(**_: Any) -> None:
+    """Have Celery leave logging as ``configure_logging`` set it."""
+
+
+def configure_logging(settings: config.Settings) -> None:
+    """Send every log line, ours and the libraries', through one format on standard error."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: Any = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level)),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                render,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    for name in ("httpx", "httpcore", "amqp", "kombu", "openai", "crewai"):
+        logging.getLogger(name).setLevel(logging.WARNING)

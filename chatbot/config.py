@@ -1,0 +1,205 @@
+"""Settings: the only place that reads the environment.
+
+Every variable begins with ``CHATBOT_`` (``OPENAI_API_KEY`` is also understood, as
+every OpenAI client does). Wrong values stop the process at start, with an error
+that names the variable, says what is wrong and what to write.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "CHATBOT_"
+
+DEFAULT_ROLE = "Atendente virtual da empresa no WhatsApp"
+DEFAULT_GOAL = (
+    "Ajudar cada cliente com clareza e simpatia, em mensagens curtas, "
+    "sempre no idioma em que o cliente escreve (português do Brasil, se houver dúvida)"
+)
+DEFAULT_BACKSTORY = (
+    "Você atende clientes pelo WhatsApp. Você é cordial e objetivo, usa o que o cliente "
+    "já contou nesta conversa e nunca inventa preços, prazos ou dados: quando não sabe, "
+    "diz que não sabe e oferece um caminho."
+)
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """The environment does not describe a working system; the text says what to write."""
+
+
+class Settings(BaseSettings):
+    """One process's settings. Durations in seconds, lengths in characters."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    env: Literal["development", "test", "production"] = Field(
+        "development", description="`production` refuses the simulator and demo secrets"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severe event that is logged"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+
+    broker_url: str = Field(
+        "amqp://guest:guest@127.0.0.1:5672//", description="RabbitMQ (`memory://` in the demo)"
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis for conversations (`fakeredis://` in the demo)"
+    )
+    publish_timeout: Seconds = Field(5.0, description="the webhook waits this long for the broker's confirm")
+    reply_window: Seconds = Field(
+        86_400.0, description="unanswered messages older than this go to the dead letters"
+    )
+    max_waiting: int = Field(1000, gt=0, description="messages that may wait in one user's queue")
+    max_sessions: int = Field(10_000, gt=0, le=65_535, description="live sessions one worker takes")
+    idle_timeout: Seconds = Field(1800.0, description="a session without activity for this long is closed")
+    housekeeping_interval: Seconds = Field(
+        10.0, description="how often beat looks for idle and for orphaned sessions"
+    )
+
+    history_turns: int = Field(20, ge=0, description="turns of the past an agent is shown")
+    history_chars: int = Field(24_000, gt=0, description="characters of the past an agent is shown")
+    retention: Seconds = Field(
+        90 * 86_400.0, description="a conversation is forgotten this long after its last turn"
+    )
+
+    llm_model: str = Field(
+        "offline", description="`offline`, `gpt-4o-mini`, `ollama/…`, or any name with an LLM base URL"
+    )
+    llm_base_url: str | None = Field(
+        None, description="OpenAI-compatible server (llama.cpp, vLLM, LM Studio) or Ollama"
+    )
+    llm_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("CHATBOT_LLM_API_KEY", "OPENAI_API_KEY"),
+        description="key of the LLM; `OPENAI_API_KEY` is read too",
+    )
+    llm_timeout: Seconds = Field(60.0, description="one LLM call may take this long")
+    llm_tries: int = Field(3, ge=1, le=10, description="LLM calls before the user gets an apology")
+
+    agent_file: Path | None = Field(None, description="YAML file with `role`, `goal`, `backstory`")
+    agent_role: str = Field(DEFAULT_ROLE, description="who the agent is")
+    agent_goal: str = Field(DEFAULT_GOAL, description="what it wants")
+    agent_backstory: str = Field(DEFAULT_BACKSTORY, description="what it knows about itself")
+
+    whatsapp_graph_url: str = Field(
+        "https://graph.facebook.com/v26.0", description="Graph API, up to and including the version"
+    )
+    whatsapp_app_secret: SecretStr | None = Field(None, description="signs webhook bodies")
+    whatsapp_verify_token: SecretStr | None = Field(None, description="answers Meta's GET verification")
+    whatsapp_access_token: SecretStr | None = Field(None, description="authorises calls to the Graph API")
+    whatsapp_phone_number_id: str | None = Field(None, description="our number, as Meta counts them")
+    send_timeout: Seconds = Field(15.0, description="one call to the channel's API may take this long")
+    send_tries: int = Field(5, ge=1, le=20, description="calls to the channel's API before it is left for later")
+
+    host: str = Field("127.0.0.1", description="address the web process listens on")
+    port: int = Field(
+        8000, gt=0, le=65_535, validation_alias=AliasChoices("CHATBOT_PORT", "PORT"), description="its port; `PORT` is read too"
+    )
+    web_workers: int = Field(2, gt=0, description="web processes (one where the simulator is on)")
+    web_threads: int = Field(8, gt=0, description="threads of each web process")
+    simulator: bool = Field(False, description="serve the simulator at `/simulator` (never in production)")
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, url: str) -> str:
+        return _url(url, {"amqp", "amqps", "pyamqp", "memory"}, "amqp://user:password@host:5672//")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: str) -> str:
+        return _url(url, {"redis", "rediss", "unix", "fakeredis"}, "redis://host:6379/0")
+
+    @field_validator("llm_base_url", "whatsapp_graph_url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        return url and _url(url, {"http", "https"}, "http://127.0.0.1:8080/v1").rstrip("/")
+
+    @field_validator("agent_file")
+    @classmethod
+    def _file(cls, path: Path | None) -> Path | None:
+        if path and not path.is_file():
+            raise ValueError(f"{path} is not a file; write the path of a YAML file")
+        return path
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.env == "production" and self.simulator:
+            raise ValueError("CHATBOT_SIMULATOR is refused with CHATBOT_ENV=production; unset one of them")
+        if self.env == "production" and self.llm_model == "offline":
+            raise ValueError(
+                "CHATBOT_LLM_MODEL=offline only plays an assistant; in production write gpt-4o-mini, "
+                "ollama/<model>, or a model name together with CHATBOT_LLM_BASE_URL"
+            )
+        if self.llm_model == "gpt-4o-mini" and not self.llm_base_url and not self.llm_api_key:
+            raise ValueError("CHATBOT_LLM_MODEL=gpt-4o-mini needs a key: set CHATBOT_LLM_API_KEY (or OPENAI_API_KEY)")
+        return self
+
+    @property
+    def embedded_broker(self) -> bool:
+        """Whether the broker lives in this process and ends with it."""
+        return self.broker_url.startswith("memory:")
+
+
+class DemoSettings(Settings):
+    """What ``make demo`` runs with where the environment says nothing else: all embedded."""
+
+    broker_url: str = "memory://"
+    redis_url: str = "fakeredis://demo"
+    whatsapp_app_secret: SecretStr | None = SecretStr("demo-app-secret")
+    whatsapp_verify_token: SecretStr | None = SecretStr("demo-verify-token")
+    whatsapp_access_token: SecretStr | None = SecretStr("demo-access-token")
+    whatsapp_phone_number_id: str | None = "100000000000001"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    simulator: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose(cls, values: dict[str, Any]) -> dict[str, Any]:
+        port = values.get("CHATBOT_PORT") or values.get("PORT") or 8000
+        values.setdefault("whatsapp_graph_url", f"http://127.0.0.1:{port}/simulator/graph/v26.0")
+        if "llm_model" not in values and values.get("llm_base_url"):
+            values["llm_model"] = "local"
+        elif "llm_model" not in values and (values.get("CHATBOT_LLM_API_KEY") or values.get("OPENAI_API_KEY")):
+            values["llm_model"] = "gpt-4o-mini"
+        return values
+
+
+def load(kind: type[Settings] = Settings, **overrides: object) -> Settings:
+    """Read and validate the environment; ``overrides`` win over it.
+
+    Raises ``SettingsError`` with one line for each variable that is wrong.
+    """
+    try:
+        return kind(**overrides)  # type: ignore[arg-type]  # pydantic validates what is passed
+    except ValidationError as err:
+        lines = [_explain(error["loc"], error["msg"], error.get("input")) for error in err.errors()]
+        raise SettingsError("settings are not usable:\n" + "\n".join(lines)) from None
+
+
+def _explain(where: tuple[int | str, ...], what: str, given: object) -> str:
+    what = what.removeprefix("Value error, ")
+    if not where:
+        return f"  {what}"
+    name = str(where[0])
+    name = name if name.isupper() else PREFIX + name.upper()
+    shown = "" if "KEY" in name or "SECRET" in name or "TOKEN" in name else f" (it is {given!r})"
+    return f"  {name}: {what}{shown}"
+
+
+def _url(url: str, schemes: set[str], example: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in schemes:
+        raise ValueError(f"must begin with one of {', '.join(sorted(f'{s}://' for s in schemes))}; write e.g. {example}")
+    if parts.scheme not in {"memory", "fakeredis", "unix"} and not parts.hostname:
+        raise ValueError(f"names no host; write e.g. {example}")
+    return url

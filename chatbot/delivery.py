@@ -1,0 +1,109 @@
+"""Stage 5: replies reach the person in order, each once.
+
+In comes a wake-up that names a user; what to say lies in the user's outbox. One sender
+at a time holds the user's claim and empties the outbox turn by turn, so wake-ups may
+come late, twice or in any order. A reply the channel refuses for good goes to the dead
+letters and the next one follows; one that only has to wait is due again later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from chatbot.errors import Permanent, Transient
+from chatbot.messages import Message
+from chatbot.retry import in_place
+from chatbot.store import Busy, Claimed, Store
+
+log = structlog.get_logger(__name__)
+
+#: How long an undeliverable outbox rests before the next attempt.
+REST_SECONDS = 60.0
+#: A sender that stopped without a word loses its claim after this long. Longer than all
+#: tries of one part together, pauses included.
+CLAIM_SECONDS = 600.0
+
+
+class Channel(Protocol):
+    """One vendor's way to reach a person."""
+
+    def split(self, text: str) -> list[str]:
+        """Return the parts one reply is sent as."""
+
+    def send(self, to: Message, text: str, *, callback: str) -> str:
+        """Send one part in reply to ``to``; return the provider's id. Raises ``Transient``, ``Permanent``."""
+
+    def show_typing(self, to: Message) -> None:
+        """Mark ``to`` as read and show that an answer is being written."""
+
+
+class Delivery:
+    """Empties outboxes through the channels."""
+
+    def __init__(
+        self, store: Store, channels: Mapping[str, Channel], *, bury: Callable[[Message, str], None], tries: int,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._channels = channels
+        self._bury = bury
+        self._tries = tries
+        self._sleep = sleep
+
+    def deliver(self, user: str, *, holder: str) -> int:
+        """Deliver everything that waits for ``user``, oldest first; return how many turns.
+
+        ``holder`` names this wake-up: when its own delivery comes back after a crash it
+        may take its claim again. Raises ``Transient`` while Redis cannot be used.
+        """
+        delivered = 0
+        try:
+            while claimed := self._store.claim_delivery(user, holder=holder, seconds=CLAIM_SECONDS):
+                if not self._deliver_turn(claimed):
+                    break
+                delivered += 1
+        except Busy:
+            # Its holder looks again before it lets go, and sees this turn too.
+            log.debug("delivery.busy")
+        return delivered
+
+    def show_typing(self, message: Message) -> None:
+        """Mark ``message`` as read and show typing, unless it is answered already."""
+        if self._store.turn_of(message.user, message.id) is None:
+            self._channel(message).show_typing(message)
+
+    def _deliver_turn(self, claimed: Claimed) -> bool:
+        if claimed.turn is None:
+            log.error("delivery.reply_missing", number=claimed.number)
+            return self._store.settle_done(claimed)
+        to = claimed.turn.message
+        parts = self._channel(to).split(claimed.turn.reply)
+        for index in range(claimed.parts, len(parts)):
+            callback = f"{to.user}:{claimed.number}:{index}"
+            try:
+                in_place(
+                    lambda i=index, c=callback: self._channel(to).send(to, parts[i], callback=c),  # type: ignore[misc]
+                    tries=self._tries, sleep=self._sleep,
+                )  # fmt: skip
+            except Transient as err:
+                log.warning("delivery.postponed", number=claimed.number, error=str(err))
+                self._store.settle_later(claimed, index, pause=max(err.retry_after or 0.0, REST_SECONDS))
+                return False
+            except Permanent as err:
+                log.error("delivery.refused", number=claimed.number, error=str(err))
+                self._bury(to, f"reply not delivered: {err}")
+                break
+            if not self._store.settle_part(claimed, index + 1):
+                return False
+        log.info("delivery.done", number=claimed.number, parts=len(parts))
+        return self._store.settle_done(claimed)
+
+    def _channel(self, message: Message) -> Channel:
+        try:
+            return self._channels[message.channel]
+        except KeyError:
+            raise Permanent(f"no channel {message.channel!r} is configured") from None

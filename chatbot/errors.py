@@ -1,0 +1,51 @@
+"""How a failure wants to be treated.
+
+The place that raises knows best, so it chooses the class; nobody downstream
+parses messages. ``Transient`` is tried again in place, ``Permanent`` goes to the
+dead-letter queue, ``Discard`` is acknowledged and counted.
+"""
+
+from __future__ import annotations
+
+
+class ChatbotError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class Transient(ChatbotError):
+    """Trying again later can help.
+
+    ``retry_after`` is the pause in seconds the other side asked for, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Permanent(ChatbotError):
+    """Trying again cannot help: keep the message aside, with this reason."""
+
+
+class Discard(ChatbotError):
+    """There is nothing to do and nothing to keep."""
+
+
+class BrokerUnavailable(Transient):
+    """The broker did not confirm in time, so the message was not taken."""
+
+
+class QueueFull(Permanent):
+    """The user's bounded queue refused the message."""
+
+
+class StaleTurn(Discard):
+    """A newer run of the same turn took over; this one may write nothing."""
+
+
+class BadSignature(ChatbotError):
+    """The webhook body was not signed with our app secret."""
+
+
+class BadPayload(ChatbotError):
+    """The webhook body is not what the channel documents."""

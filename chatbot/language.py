@@ -1,0 +1,41 @@
+"""What the system itself says to a person: apologies and honest refusals.
+
+Said in the person's language, guessed from what was written and, where that says
+nothing, from the country of the phone number. An agent's replies do not pass here.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Words that are frequent in one of the languages and absent from the others.
+_MARKS = {
+    "pt": {"não", "você", "oi", "olá", "obrigado", "obrigada", "quero", "meu", "minha", "uma", "com", "qual", "é", "eu",
+           "bom", "boa", "dia", "tarde", "noite", "preciso", "vocês", "isso", "meus", "um", "do", "da"},
+    "en": {"the", "hello", "hi", "is", "are", "what", "my", "you", "thanks", "please", "want", "need", "and", "i",
+           "name", "how", "can", "do"},
+    "es": {"hola", "gracias", "quiero", "necesito", "usted", "buenos", "buenas", "el", "los", "las", "qué", "cómo",
+           "mi", "una", "y", "es", "está", "por", "favor"},
+}  # fmt: skip
+_COUNTRIES = {"1": "en", "44": "en", "34": "es", "52": "es", "54": "es", "56": "es", "57": "es", "51": "es"}
+
+APOLOGY = {
+    "pt": "Desculpe, não consegui responder agora por um problema nosso. Sua mensagem ficou registrada.",
+    "en": "Sorry, I could not answer just now because of a problem on our side. Your message has been kept.",
+    "es": "Lo siento, no pude responder ahora por un problema nuestro. Tu mensaje quedó registrado.",
+}
+UNREADABLE = {
+    "pt": "Ainda não consigo ler esse tipo de mensagem. Pode escrever em texto, por favor?",
+    "en": "I cannot read this kind of message yet. Could you write it as text, please?",
+    "es": "Todavía no puedo leer este tipo de mensaje. ¿Puedes escribirlo en texto, por favor?",
+}
+
+
+def guess(text: str, phone: str = "") -> str:
+    """Return ``pt``, ``en`` or ``es``; Portuguese where nothing speaks for another."""
+    words = set(re.findall(r"\w+", text.lower()))
+    votes = {language: len(words & marks) for language, marks in _MARKS.items()}
+    best = max(votes, key=lambda language: votes[language])
+    if votes[best]:
+        return best
+    return next((_COUNTRIES[phone[:n]] for n in (2, 1) if phone[:n] in _COUNTRIES), "pt")

@@ -1,0 +1,108 @@
+"""The models an agent thinks with; with ``agent.py`` the only home of CrewAI.
+
+``offline`` is a model of ours that needs no key: it plays an assistant well enough to
+try the system and says plainly that it is only playing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from typing import Any
+
+# CrewAI reads these while it is imported: no telemetry, no tracing prompts, no writes
+# into the home directory.
+for _name, _value in {
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "OTEL_SDK_DISABLED": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "CREWAI_TESTING": "true",
+    "CREWAI_STORAGE_DIR": os.path.join(tempfile.gettempdir(), "chatbot-crewai"),
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from crewai import LLM, BaseLLM  # noqa: E402  # after the variables it reads
+
+from chatbot.config import Settings  # noqa: E402
+
+OPENAI_COMPATIBLE_KEY = "none"
+
+
+def build(settings: Settings) -> BaseLLM:
+    """Return the model the settings name; no call is made.
+
+    ``offline``; ``ollama/<model>``; any name with ``llm_base_url`` for an
+    OpenAI-compatible server; otherwise a model of OpenAI. Retries are ours
+    (``conversation.py``), so the client makes none.
+    """
+    model = settings.llm_model
+    if model == "offline":
+        return OfflineLLM(model="offline")
+    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+    limits: dict[str, Any] = {"timeout": settings.llm_timeout, "max_retries": 0}
+    if model.startswith("ollama/"):
+        return LLM(model=model, base_url=settings.llm_base_url or "http://127.0.0.1:11434", **limits)
+    if settings.llm_base_url:
+        return LLM(
+            model=model, provider="openai", base_url=settings.llm_base_url, api_key=key or OPENAI_COMPATIBLE_KEY, **limits
+        )  # fmt: skip
+    return LLM(model=model, api_key=key, **limits)
+
+
+class OfflineLLM(BaseLLM):
+    """A pretend model: no network, no key, no intelligence, but it does use the conversation.
+
+    It learns a name from "meu nome é …" (or "me chamo", "my name is", "me llamo") and tells
+    it again when asked; everything else it repeats, with the number of the message.
+    """
+
+    def call(self, messages: Any, *_: Any, **__: Any) -> str:
+        """Return a reply to the last user message, from the messages alone."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        said = [_text(message) for message in messages if message.get("role") == "user"]
+        return offline_reply(said)
+
+    def supports_function_calling(self) -> bool:
+        """Return that tools are beyond this model."""
+        return False
+
+    def get_input_tokens_count(self, messages: Any, *_: Any, **__: Any) -> int:
+        """Return a rough count: four characters a token."""
+        return len(str(messages)) // 4
+
+    def get_context_window_size(self) -> int:
+        """Return a size (in tokens) that no conversation reaches."""
+        return 1_000_000
+
+
+_NAMED = re.compile(
+    r"(?:meu nome (?:é|eh|e)|me chamo|my name is|me llamo|mi nombre es)\s+([^\W\d_][\w'-]*(?: [A-ZÀ-Þ][\w'-]*)*)",
+    re.IGNORECASE,
+)
+#: How CrewAI words the last user message (its translation ``task_no_tools``).
+_TASK = re.compile(r"^\s*Current Task: (.*?)\s*Provide your complete response:\s*$", re.DOTALL)
+_ASKED = re.compile(
+    r"(?:qual|sabe|lembra).{0,20}\bmeu nome|what.{0,6} my name|know my name|(?:cuál|cual).{0,6} mi nombre|como me llamo",
+    re.IGNORECASE,
+)
+
+
+def offline_reply(said: list[str]) -> str:
+    """Return the pretend model's reply to the last of what one person said."""
+    last = said[-1].strip() if said else ""
+    names = [match.group(1) for text in said if (match := _NAMED.search(text))]
+    if _ASKED.search(last):
+        return f"Seu nome é {names[-1]}." if names else "Você ainda não me disse o seu nome."
+    if match := _NAMED.search(last):
+        return f"Prazer, {match.group(1)}! Vou me lembrar do seu nome."
+    if len(said) <= 1:
+        return f"Olá! Sou um modelo offline de demonstração, sem inteligência de verdade. Você disse: {last}"
+    return f"Você disse: {last} (mensagem {len(said)} desta conversa)"
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    return _TASK.sub(r"\1", content) if isinstance(content, str) else ""

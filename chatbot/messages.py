@@ -1,0 +1,109 @@
+"""The values that travel: what a person wrote, what we answered, what happened to it.
+
+All are frozen and go through JSON and back. Unreadable stored state raises
+``ValueError``; it never becomes a new, empty value.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+
+class _Json:
+    """``to_json``/``from_json`` for frozen dataclasses."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dict."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]  # a mixin for dataclasses
+
+    def to_json(self) -> str:
+        """Return the fields as one JSON object."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``; fields a newer version added are ignored.
+
+        Raises ``ValueError`` when a field that has no default is missing.
+        """
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # as above
+        try:
+            return cls(**{k: v for k, v in stored.items() if k in names})
+        except TypeError as err:
+            raise ValueError(f"stored {cls.__name__} is not readable: {err}") from err
+
+    @classmethod
+    def from_json(cls, stored: str) -> Self:
+        """Rebuild from ``to_json``. Raises ``ValueError`` on anything else."""
+        decoded = json.loads(stored)
+        if not isinstance(decoded, dict):
+            raise ValueError(f"stored {cls.__name__} is not an object")
+        return cls.from_dict(decoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Message(_Json):
+    """What a person wrote to us, once parsed.
+
+    ``user`` names the person in queues and keys, ``id`` is the provider's message
+    id (the idempotency key), ``text`` is empty when there is nothing an agent could
+    read (a sticker), ``phone`` in digits and ``bsuid`` (``BR.…``) say where a reply
+    goes, ``account`` which of our numbers was written to, ``sent_at`` in Unix seconds.
+    """
+
+    user: str
+    id: str
+    text: str
+    kind: str = "text"
+    channel: str = "shell"
+    account: str = ""
+    phone: str = ""
+    bsuid: str = ""
+    name: str = ""
+    sent_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(_Json):
+    """One message and its reply, as committed: the ``number``-th turn of its user."""
+
+    number: int
+    message: Message
+    reply: str
+    committed_at: float
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """Rebuild with the message as a ``Message``. Raises ``ValueError``."""
+        message = stored.get("message")
+        if not isinstance(message, dict):
+            raise ValueError("stored Turn has no message")
+        return super(Turn, cls).from_dict({**stored, "message": Message.from_dict(message)})
+
+
+@dataclass(frozen=True, slots=True)
+class Status(_Json):
+    """What the provider says became of a message we sent.
+
+    ``message_id`` is the provider's id, ``status`` one of ``sent``, ``delivered``,
+    ``read``, ``played``, ``failed`` or whatever is invented next, ``callback`` the
+    ``biz_opaque_callback_data`` we sent along, ``error_code`` 0 when none.
+    """
+
+    message_id: str
+    status: str
+    recipient: str = ""
+    callback: str = ""
+    error_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """Everything one webhook POST held, in its order."""
+
+    messages: tuple[Message, ...] = ()
+    statuses: tuple[Status, ...] = ()

@@ -1,0 +1,47 @@
+"""Trying again, in place: with growing pauses, jitter, and the pause the other side asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from chatbot.errors import Transient
+
+T = TypeVar("T")
+
+_grow = wait_random_exponential(multiplier=0.5, min=0.2, max=20)
+
+
+def in_place(
+    call: Callable[[], T], *, tries: int | None = None, seconds: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:  # fmt: skip
+    """Return ``call()``, trying again after ``Transient`` up to ``tries`` times or for ``seconds``.
+
+    The last ``Transient`` is raised as it is; other errors at once. A ``retry_after``
+    is honoured up to 60 seconds.
+    """
+    if tries is not None:
+        stop: stop_after_attempt | stop_after_delay = stop_after_attempt(tries)
+    else:
+        stop = stop_after_delay(seconds or 0.0)
+    retrying = Retrying(
+        stop=stop, wait=_pause, retry=retry_if_exception_type(Transient), sleep=sleep, reraise=True
+    )
+    return retrying(call)
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, Transient) else None
+    return max(_grow(state), min(asked or 0.0, 60.0))

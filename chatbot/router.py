@@ -1,0 +1,260 @@
+"""Stage 2, publisher side: a message goes to its user's queue, and somebody listens there.
+
+In comes a ``Message``; out goes a Celery task ``chatbot.answer`` on exchange ``chat``
+with routing key ``chat.<user>``, persistent, mandatory and confirmed. Promise: when
+``route`` returns, the broker has the message on disk and either a worker consumes its
+queue or a request for one is on disk too. A crash in between leaves an empty session,
+never a message nobody hears.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+from amqp.exceptions import MessageNacked, PreconditionFailed
+from celery import Celery
+from celery.result import AsyncResult
+from kombu import Producer
+from kombu.exceptions import OperationalError
+from kombu.pools import ProducerPool
+
+from chatbot import topology
+from chatbot.errors import BrokerUnavailable, QueueFull
+from chatbot.messages import Message
+
+ANSWER = "chatbot.answer"
+SEND = "chatbot.send"
+SHOW_TYPING = "chatbot.show_typing"
+
+T = TypeVar("T")
+
+#: A message that keeps coming back as unroutable finds its queue deleted each time.
+_TRIES = 5
+
+
+class _Publisher(Producer):
+    """A producer that remembers what the broker returned as unroutable."""
+
+    def __init__(self, channel: Any, **options: Any) -> None:
+        self.returned: list[Any] = []
+        super().__init__(channel, on_return=lambda *returned: self.returned.append(returned), **options)
+
+
+class Router:
+    """Publishes for one process; safe to use from many threads.
+
+    ``timeout`` in seconds bounds each message: after it ``BrokerUnavailable`` is raised
+    and the message counts as not taken. ``queue_arguments`` are those of ``chat.<user>``.
+    """
+
+    def __init__(
+        self,
+        celery: Celery,
+        *,
+        timeout: float,
+        queue_arguments: dict[str, Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._celery = celery
+        self._timeout = timeout
+        self._queue_arguments = queue_arguments
+        self._clock = clock
+        # Everything fails well inside the deadline, so that a second connection can
+        # still be tried: the first may have died with the broker.
+        limits = {"read_timeout": timeout / 2, "write_timeout": timeout / 2}
+        connection = celery.connection_for_write(
+            connect_timeout=timeout / 2,
+            transport_options={**limits, "max_retries": 1, "interval_start": 0.1, "connect_retries_timeout": timeout / 2},
+        )
+        self._connections = connection.Pool(limit=celery.conf.broker_pool_limit)
+        self._pool = ProducerPool(self._connections, Producer=_Publisher, limit=celery.conf.broker_pool_limit)
+        self._errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
+        # A virtual broker cannot return what is unroutable, so there nobody may delete
+        # a queue between its declaration and the publish. On AMQP nothing is locked.
+        self.exclusive: Any = threading.Lock() if connection.transport.driver_type == "memory" else nullcontext()
+
+    def deadline(self) -> float:
+        """Return the moment by which calls that start now give up, for several calls to share."""
+        return self._clock() + self._timeout
+
+    def route(self, message: Message, *, deadline: float | None = None) -> AsyncResult[Any]:
+        """Publish ``message`` to its user's queue and return once the broker confirmed.
+
+        Raises ``BrokerUnavailable`` when it did not by the deadline (the message may still
+        have been taken: the message id makes a second try harmless), ``QueueFull`` when
+        the user's bounded queue refused it, ``ValueError`` for an unusable user id.
+        """
+        queue = topology.queue_name(message.user)
+        until = self.deadline() if deadline is None else deadline
+        as_it_is: set[str] = set()
+        return self._until_confirmed(until, lambda p: self._publish_message(p, message, queue, as_it_is, until))
+
+    def ping(self) -> None:
+        """Return when the broker answers. Raises ``BrokerUnavailable``."""
+        self._until_confirmed(self.deadline(), lambda publisher: publisher.channel.basic_qos(0, 1, False))
+
+    def request_subscriber(self, queue: str) -> None:
+        """Ask for a worker to consume ``queue``. Raises ``BrokerUnavailable``."""
+        deadline = self.deadline()
+        self._until_confirmed(deadline, lambda publisher: self._request(publisher, queue, deadline))
+
+    def wake_sender(self, user: str, number: int) -> None:
+        """Say that turn ``number`` of ``user`` waits in the outbox. Raises ``BrokerUnavailable``."""
+        self._send(SEND, (user, number), f"send.{_suffix(user)}")
+
+    def show_typing(self, message: Message) -> None:
+        """Have ``message`` marked as read, with a typing indicator, for as long as that helps."""
+        arguments = (message.user, message.id)
+        self._send(SHOW_TYPING, arguments, f"send.{_suffix(message.user)}", message=message.to_dict(), expires=20)
+
+    def bury(self, message: Message, reason: str) -> None:
+        """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
+        deadline = self.deadline()
+        headers = {"reason": reason[:500], "user": message.user}
+        self._until_confirmed(
+            deadline,
+            lambda publisher: self._publish(
+                publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
+                exchange=topology.DEAD.name, routing_key="", declare=[topology.DEAD_QUEUE],
+                argsrepr=_shown(message), kwargsrepr="{}", headers=headers,
+            ),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close every connection of this router."""
+        self._pool.force_close_all()
+        self._connections.force_close_all()
+
+    # -- on one connection ------------------------------------------------------
+
+    def _publish_message(
+        self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
+    ) -> AsyncResult[Any]:
+        for _ in range(_TRIES):
+            with self.exclusive:
+                self._open(publisher, queue, as_it_is, deadline)
+                result = self._publish(
+                    publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
+                    exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
+                    argsrepr=_shown(message), kwargsrepr="{}",
+                )  # fmt: skip
+            if not publisher.returned:
+                return result
+            # The session was closed in between: open it again.
+        raise BrokerUnavailable(f"{queue} was deleted {_TRIES} times while a message was on its way")
+
+    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float) -> None:
+        try:
+            consumers = declare_user_queue(
+                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is
+            )
+        except PreconditionFailed:
+            as_it_is.add(queue)  # settings changed while it was live: tried again as it is
+            raise
+        if consumers == 0:
+            # Asked for *before* the message is published: whoever crashes here leaves
+            # an empty session, which is closed when idle.
+            self._request(publisher, queue, deadline)
+
+    def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:
+        publisher.publish(
+            {"queue": queue},
+            exchange=topology.CHAT.name,
+            routing_key=topology.OPEN,
+            declare=[topology.OPEN_QUEUE],
+            delivery_mode="persistent",
+            mandatory=True,
+            confirm_timeout=self._remaining(deadline),
+        )
+
+    def _send(self, task: str, arguments: tuple[Any, ...], routing_key: str, **options: Any) -> None:
+        deadline = self.deadline()
+        expires = options.pop("expires", None)
+        self._until_confirmed(
+            deadline,
+            lambda publisher: self._publish(
+                publisher, deadline, task, arguments, options,
+                exchange=topology.CHAT.name, routing_key=routing_key, declare=[topology.SEND_QUEUE],
+                argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, expires=expires,
+            ),
+        )  # fmt: skip
+
+    def _publish(
+        self, publisher: _Publisher, deadline: float, task: str, arguments: tuple[Any, ...], kwargs: dict[str, Any],
+        **options: Any,
+    ) -> AsyncResult[Any]:  # fmt: skip
+        publisher.returned.clear()
+        return self._celery.send_task(
+            task,
+            arguments,
+            kwargs,
+            producer=publisher,
+            retry=False,
+            delivery_mode="persistent",
+            confirm_timeout=self._remaining(deadline),
+            **options,
+        )
+
+    def _remaining(self, deadline: float) -> float:
+        remaining = deadline - self._clock()
+        if remaining <= 0:
+            raise BrokerUnavailable(f"the broker did not confirm within {self._timeout:g} s")
+        return remaining
+
+    def _until_confirmed(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
+        """Run ``publish`` on a pooled connection, and on a fresh one while time is left."""
+        while True:
+            try:
+                with self._publisher(deadline) as publisher:
+                    return publish(publisher)
+            except MessageNacked as err:
+                raise QueueFull("the user's queue is full") from err
+            except self._errors as err:
+                if self._clock() >= deadline - self._timeout / 4:
+                    raise BrokerUnavailable(f"the broker cannot be used: {err!r}") from err
+                time.sleep(0.05)
+
+    @contextmanager
+    def _publisher(self, deadline: float) -> Iterator[_Publisher]:
+        publisher = self._pool.acquire(block=True, timeout=self._remaining(deadline))
+        try:
+            yield publisher
+        except self._errors:
+            # Not to be used again: what it still waits for would be taken for the
+            # answer to the next request.
+            publisher.__connection__.collect(socket_timeout=0.1)
+            raise
+        finally:
+            publisher.release()
+
+
+def declare_user_queue(channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False) -> int:
+    """Declare and bind a user's queue; return how many consume it.
+
+    With ``as_it_is`` an existing queue is taken with whatever arguments it has: what
+    to do after ``PreconditionFailed``, which closes the channel. Binds only where
+    nobody consumes, because whoever consumes has bound it.
+    """
+    declared = channel.queue_declare(
+        queue, passive=as_it_is, durable=True, auto_delete=False, arguments=None if as_it_is else arguments
+    )
+    consumers = int(declared.consumer_count)
+    if consumers == 0:
+        channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue)
+    return consumers
+
+
+def _envelope(message: Message) -> dict[str, Any]:
+    return {k: v for k, v in message.to_dict().items() if k not in {"user", "text"}}
+
+
+def _shown(message: Message) -> str:
+    return repr((message.user, message.id, len(message.text)))
+
+
+def _suffix(user: str) -> str:
+    return topology.queue_name(user).removeprefix("chat.")

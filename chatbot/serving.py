@@ -1,0 +1,17 @@
+"""Gunicorn's settings (``gunicorn -c python:chatbot.serving``), taken from ours.
+
+Threads, because a request only waits for the broker. The simulator keeps its state in
+memory, so with it there is one process.
+"""
+
+from chatbot.app import from_environment
+
+_settings = from_environment().settings
+
+bind = f"{_settings.host}:{_settings.port}"
+worker_class = "gthread"
+workers = 1 if _settings.simulator else _settings.web_workers
+threads = 64 if _settings.simulator else _settings.web_threads
+timeout = 30
+graceful_timeout = 10
+control_socket_disable = True

@@ -1,0 +1,77 @@
+"""Stage 6: sessions end when idle, and none stays without a worker.
+
+Beat calls both functions here. Closing happens in the workers, which know what is in
+flight (``subscriptions.py``); rescuing looks from outside at queues that should be
+served and at outboxes that should be empty. Both may run twice, late or at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+from amqp.exceptions import NotFound
+from celery import Celery
+from kombu.exceptions import ChannelError
+
+from chatbot import topology
+from chatbot.router import Router
+from chatbot.store import Store
+
+log = structlog.get_logger(__name__)
+
+#: How long after its commit a reply may wait before its outbox is looked after.
+OVERDUE_SECONDS = 30.0
+
+
+class Sessions:
+    """Closes and rescues the sessions of the whole cluster."""
+
+    def __init__(
+        self, celery: Celery, store: Store, router: Router, *, idle_timeout: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._celery = celery
+        self._store = store
+        self._router = router
+        self._idle_timeout = idle_timeout
+        self._clock = clock
+
+    def close_idle(self) -> None:
+        """Have every worker close its sessions that were idle for ``idle_timeout`` seconds.
+
+        What is too old to be answered has left the queues by itself (``x-message-ttl``).
+        """
+        self._celery.control.broadcast("close_idle_sessions", arguments={"idle_timeout": self._idle_timeout})
+
+    def rescue(self) -> dict[str, int]:
+        """Open again what nobody consumes and deliver what is overdue; return the counts."""
+        now = self._clock()
+        reopened = 0
+        with self._celery.connection_for_read() as connection:
+            for user, active_at in self._store.sessions().items():
+                queue = topology.queue_name(user)
+                try:
+                    with connection.channel() as amqp_channel:
+                        found = amqp_channel.queue_declare(queue, passive=True)
+                except (NotFound, ChannelError):
+                    if active_at < now - self._idle_timeout:
+                        self._store.end_session(user, unless_active_since=active_at)
+                    continue
+                if found.consumer_count == 0:
+                    self._router.request_subscriber(queue)
+                    reopened += 1
+        overdue = self._store.due_outboxes(before=now - OVERDUE_SECONDS)
+        for user in overdue:
+            self._router.wake_sender(user, 0)
+        if reopened or overdue:
+            log.warning("sessions.rescued", reopened=reopened, outboxes=len(overdue))
+        return {"reopened": reopened, "outboxes": len(overdue)}
+
+    def live(self) -> dict[str, dict[str, object]]:
+        """Return who is being served: user → worker, seconds idle, busy or not."""
+        answers = self._celery.control.inspect(timeout=1.0)._request("live_sessions") or {}
+        return {
+            user: {"worker": worker, **state} for worker, users in answers.items() for user, state in users.items()
+        }

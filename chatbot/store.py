@@ -1,0 +1,232 @@
+"""Conversations in Redis: who said what, how far each reply got, who is being served.
+
+Promises: a turn is written by compare-and-set, so a run that lost its connection
+writes nothing once a newer one began; replies are taken one at a time, in order.
+All state of a user changes inside one Lua script, which Redis runs alone.
+
+Keys (``<user>`` percent-encoded as in queue names):
+
+=====================================  ======  ===============================================
+``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest run;
+                                               ``message``/``attempts`` being tried;
+                                               ``delivered`` turns; ``parts`` of the next one sent;
+                                               ``sender``/``sender_until``/``fence`` of its delivery
+``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
+``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
+``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn
+``chatbot:sessions``                   zset    user → Unix time of the last activity
+``chatbot:due``                        zset    user → Unix time from which its outbox is due
+=====================================  ======  ===============================================
+
+The first three expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
+delivers a webhook again for up to 7 (Meta, "Webhooks", retries).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import redis
+import redis.exceptions
+
+from chatbot.errors import Transient
+from chatbot.messages import Message, Turn
+from chatbot.topology import queue_name
+
+DEDUPE_SECONDS = 9 * 86_400
+SESSIONS = "chatbot:sessions"
+DUE = "chatbot:due"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The right to commit turn ``number`` of a user, and what the agent should know.
+
+    ``answered`` is set instead when this message already had its turn.
+    """
+
+    message: Message
+    answered: Turn | None
+    claim: int
+    number: int
+    attempts: int
+    history: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The right to deliver turn ``number``: ``turn`` is ``None`` when it is no longer stored."""
+
+    user: str
+    fence: int
+    number: int
+    turn: Turn | None
+    parts: int
+
+
+class Busy(Exception):
+    """Another sender is delivering this user's replies and will take this one too."""
+
+
+def connect(url: str, *, timeout: float = 5.0) -> redis.Redis:
+    """Return a client for ``url``; ``fakeredis://`` is a store inside this process.
+
+    Nothing is connected yet. ``timeout`` in seconds bounds every call.
+    """
+    if url.startswith("fakeredis:"):
+        import fakeredis  # only the demo and tests have no Redis of their own
+
+        server = fakeredis.FakeServer.get_server(url, server_type="redis", version=(7,))
+        return fakeredis.FakeRedis(server=server, decode_responses=True)
+    return redis.Redis.from_url(
+        url, decode_responses=True, socket_timeout=timeout, socket_connect_timeout=timeout, health_check_interval=30
+    )
+
+
+class Store:
+    """The conversations of every user. Raises ``Transient`` while Redis cannot be used."""
+
+    def __init__(self, client: redis.Redis, *, history_turns: int, retention: float, clock: Callable[[], float]) -> None:
+        self._redis: Any = client  # redis-py types every reply as "maybe awaitable"
+        self._history_turns = history_turns
+        self._retention = int(retention)
+        self._clock = clock
+        scripts = files("chatbot") / "lua"
+        self._script = {
+            name: self._redis.register_script((scripts / f"{name}.lua").read_text())
+            for name in ("begin_turn", "commit_turn", "claim_delivery", "settle_delivery")
+        }
+
+    def ping(self) -> None:
+        """Return when Redis answers."""
+        with _reachable():
+            self._redis.ping()
+
+    # -- one turn ---------------------------------------------------------------
+
+    def begin_turn(self, message: Message) -> Begun:
+        """Claim the user's next turn for ``message`` and return the past, oldest first.
+
+        From here on, an earlier run for the same user can no longer commit.
+        """
+        user = message.user
+        keys = [_key(user, "conversation"), _key(user, "history"), _key(user, f"turn:{message.id}"), SESSIONS]
+        with _reachable():
+            answered, claim, turns, attempts, history = self._script["begin_turn"](
+                keys, [message.id, self._history_turns, user, self._clock()]
+            )
+        return Begun(
+            message=message,
+            answered=Turn.from_json(answered) if answered else None,
+            claim=claim,
+            number=turns + 1,
+            attempts=attempts,
+            history=tuple(Turn.from_json(turn) for turn in history),
+        )
+
+    def commit_turn(self, begun: Begun, reply: str) -> Turn | None:
+        """Write the turn and put its reply in the outbox; ``None`` if a newer run took over."""
+        user = begun.message.user
+        turn = Turn(begun.number, begun.message, reply, self._clock())
+        keys = [
+            _key(user, "conversation"),
+            _key(user, "history"),
+            _key(user, f"turn:{begun.message.id}"),
+            _key(user, "outbox"),
+            DUE,
+        ]
+        kept = max(self._history_turns, 1)
+        arguments = [
+            begun.claim, turn.number, turn.to_json(), kept, self._retention, DEDUPE_SECONDS, user, turn.committed_at,
+        ]  # fmt: skip
+        with _reachable():
+            written = self._script["commit_turn"](keys, arguments)
+        return turn if written else None
+
+    def turn_of(self, user: str, message_id: str) -> Turn | None:
+        """Return the turn a message got, or ``None`` while it has none."""
+        with _reachable():
+            stored = self._redis.get(_key(user, f"turn:{message_id}"))
+        return Turn.from_json(stored) if stored else None
+
+    def history(self, user: str) -> list[Turn]:
+        """Return the stored turns of a user, oldest first."""
+        with _reachable():
+            return [Turn.from_json(turn) for turn in self._redis.lrange(_key(user, "history"), 0, -1)]
+
+    # -- delivery of replies ----------------------------------------------------
+
+    def claim_delivery(self, user: str, *, holder: str, seconds: float) -> Claimed | None:
+        """Take the user's next undelivered turn for ``seconds``; ``None`` when all are delivered.
+
+        The same ``holder`` may claim again (its own delivery came back). Raises
+        ``Busy`` while another holder's claim stands.
+        """
+        now = self._clock()
+        keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
+        with _reachable():
+            answer = self._script["claim_delivery"](keys, [holder, now, now + seconds, user])
+        if answer[0] == "busy":
+            raise Busy(user)
+        if answer[0] == "nothing":
+            return None
+        _, fence, number, turn, parts = answer
+        return Claimed(user, fence, number, Turn.from_json(turn) if turn else None, parts)
+
+    def settle_part(self, claimed: Claimed, parts: int) -> bool:
+        """Write down that ``parts`` parts of the turn went out; ``False`` if the claim is lost."""
+        return self._settle(claimed, parts, "part", 0.0)
+
+    def settle_done(self, claimed: Claimed) -> bool:
+        """Write down that the whole turn is delivered (or never will be)."""
+        return self._settle(claimed, 0, "done", 0.0)
+
+    def settle_later(self, claimed: Claimed, parts: int, *, pause: float) -> bool:
+        """Release the claim; the outbox is due again in ``pause`` seconds."""
+        return self._settle(claimed, parts, "later", self._clock() + pause)
+
+    def _settle(self, claimed: Claimed, parts: int, what: str, due: float) -> bool:
+        user = claimed.user
+        keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
+        with _reachable():
+            return bool(
+                self._script["settle_delivery"](keys, [claimed.fence, claimed.number, parts, what, user, due])
+            )
+
+    # -- who is being served ----------------------------------------------------
+
+    def sessions(self) -> dict[str, float]:
+        """Return the users that are being served, with the Unix time of their last turn."""
+        with _reachable():
+            return dict(self._redis.zrange(SESSIONS, 0, -1, withscores=True))
+
+    def end_session(self, user: str, *, unless_active_since: float) -> None:
+        """Forget that a user is being served, unless a turn began since (Unix time)."""
+        with _reachable():
+            self._redis.eval(
+                "local at = redis.call('ZSCORE', KEYS[1], ARGV[1])"
+                " if at and tonumber(at) <= tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end",
+                1, SESSIONS, user, unless_active_since,
+            )  # fmt: skip
+
+    def due_outboxes(self, *, before: float) -> list[str]:
+        """Return the users whose replies should have gone out before that Unix time."""
+        with _reachable():
+            return list(self._redis.zrangebyscore(DUE, "-inf", before))
+
+
+def _key(user: str, what: str) -> str:
+    return f"chatbot:{{{queue_name(user).removeprefix('chat.')}}}:{what}"
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Turn what Redis raises while it is down, loading or full into ``Transient``."""
+    try:
+        yield
+    except (redis.exceptions.RedisError, OSError) as err:
+        raise Transient(f"Redis cannot be used: {err}") from err

@@ -1,0 +1,309 @@
+"""Stage 3, worker side: consume a user's queue when somebody asks for it.
+
+In come requests from ``chat.open``; each stays unacknowledged for as long as this
+worker serves the user. It is the worker's *lease*: when the worker or its connection
+is gone, the broker hands the request to another worker, which subscribes at once. No
+registry, lock or timer decides who serves whom.
+
+Promises: one message of a user in flight in the whole cluster, in order (the queue's
+single active consumer, prefetch 1 per consumer, acks late); a session is closed only
+while none of its messages is here, and its queue only while empty and unused.
+
+Everything below runs on the thread of the worker's event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from amqp.exceptions import NotFound, PreconditionFailed
+from celery import bootsteps
+from celery.worker.control import control_command, inspect_command
+from kombu.serialization import prepare_accept_content
+
+from chatbot import topology
+from chatbot.router import declare_user_queue
+
+log = structlog.get_logger(__name__)
+
+#: RabbitMQ closes the channel of a delivery that is not acknowledged for 30 minutes
+#: (``consumer_timeout``), so a lease is handed back to ``chat.open`` well before. That
+#: also spreads sessions over workers that joined since.
+LEASE_SECONDS = 600.0
+TICK_SECONDS = 1.0
+#: Broker calls made in one go before the event loop gets its turn again.
+SLICE = 20
+
+
+@dataclass(slots=True)
+class Session:
+    """A user being served here. ``amqp_channel`` is shared on AMQP, its own on a virtual broker."""
+
+    queue: str
+    lease: Any
+    leased_at: float
+    active_at: float
+    amqp_channel: Any = None
+    delivery: Any = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message of this user is being handled here."""
+        return self.delivery is not None and not self.delivery.acknowledged
+
+
+@dataclass(slots=True)
+class _Loop:
+    """Work for the event loop, done in slices so that heartbeats and acks keep flowing."""
+
+    soon: Callable[..., Any]
+    work: deque[Callable[[], None]] = field(default_factory=deque)
+    awake: bool = False
+
+    def add(self, step: Callable[[], None]) -> None:
+        # Broker calls wait for their answers and meanwhile receive deliveries, which
+        # add work: never do it right there, or thousands of frames pile up.
+        self.work.append(step)
+        if not self.awake:
+            self.awake = True
+            self.soon(self._run)
+
+    def _run(self) -> None:
+        try:
+            for _ in range(min(SLICE, len(self.work))):
+                self.work.popleft()()
+        finally:
+            self.awake = False
+            if self.work:
+                self.awake = True
+                self.soon(self._run)
+
+
+class Subscriptions(bootsteps.StartStopStep):
+    """The consumers of user queues, in workers that were started with ``-Q chat.open``."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        self.sessions: dict[str, Session] = {}
+        consumer.subscriptions = None
+
+    def include_if(self, consumer: Any) -> bool:
+        """Serve chats only where ``chat.open`` is among the queues to consume.
+
+        They hold requests, not tasks: Celery's own consumer must leave them alone.
+        """
+        queues = consumer.app.amqp.queues
+        asked = topology.OPEN in queues.consume_from
+        queues.deselect(topology.OPEN)
+        return asked
+
+    def start(self, consumer: Any) -> None:
+        """Begin to take sessions. After a lost connection the leases come back by themselves."""
+        bot = consumer.app.chatbot
+        bot.warm_up()
+        self._consumer = consumer
+        self._arguments = bot.queue_arguments
+        self._router = bot.router
+        self._connection = consumer.connection
+        self._virtual = consumer.connection.transport.driver_type == "memory"
+        self._handle = consumer.create_task_handler()
+        self._accept = prepare_accept_content(consumer.app.conf.accept_content)
+        self._loop = _Loop(consumer.call_soon)
+        self._stopping = False
+        self.sessions = {}
+        self._amqp_channel: Any = None
+        self._admin = consumer.connection.channel()
+        topology.OPEN_QUEUE.bind(self._admin).declare()
+        topology.DEAD_QUEUE.bind(self._admin).declare()
+        self._requests = consumer.connection.channel()
+        # The lease is a delivery, so the prefetch count is the cap on live sessions: a
+        # worker that has its fill leaves new users to others.
+        self._requests.basic_qos(0, bot.settings.max_sessions, False)
+        self._requests.basic_consume(
+            topology.OPEN, no_ack=False, callback=self._on_request, consumer_tag="open"
+        )
+        consumer.subscriptions = self
+        self._timer = consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
+
+    def stop(self, consumer: Any) -> None:
+        """Hand every session over: another worker subscribes before this one lets go."""
+        if consumer.subscriptions is None:
+            return
+        consumer.subscriptions = None
+        self._timer.cancel()
+        self._stopping = True
+        if consumer.blueprint.state == bootsteps.RUN:
+            return  # the connection is lost, and the leases with it
+        errors = (*consumer.connection_errors, *consumer.channel_errors)
+        try:
+            self._requests.basic_cancel("open")
+            for session in self.sessions.values():
+                session.lease.requeue()
+                if not session.busy:
+                    # A busy one stays subscribed until its turn is done, because the
+                    # next worker would begin the next message beside it.
+                    session.amqp_channel.basic_cancel(session.queue)
+        except errors as err:
+            log.warning("sessions.handover_failed", error=repr(err))
+        log.info("sessions.handed_over", sessions=len(self.sessions))
+
+    # -- opening ----------------------------------------------------------------
+
+    def _on_request(self, raw: Any) -> None:
+        lease = self._requests.message_to_python(raw)
+        self._loop.add(lambda: self._subscribe(lease))
+
+    def _subscribe(self, lease: Any) -> None:
+        if self._stopping:
+            return
+        try:
+            lease.accept = self._accept
+            queue = lease.payload["queue"]
+            topology.user_of(queue)
+        except Exception as err:  # whatever was published there: not a request of ours
+            log.error("session.request_unreadable", error=repr(err))
+            lease.reject()
+            return
+        now = time.monotonic()
+        if queue in self.sessions:
+            lease.ack()
+            return
+        session = Session(queue, lease, leased_at=now, active_at=now)
+        self.sessions[queue] = session
+        self._consume(session)
+
+    def _consume(self, session: Session) -> None:
+        try:
+            declare_user_queue(self._admin, session.queue, self._arguments)
+        except PreconditionFailed:
+            self._admin = self._connection.channel()
+            declare_user_queue(self._admin, session.queue, self._arguments, as_it_is=True)
+        session.amqp_channel = self._channel_for_users()
+        session.amqp_channel.basic_consume(
+            session.queue,
+            no_ack=False,
+            consumer_tag=session.queue,
+            callback=lambda raw: self._on_delivery(session, raw),
+        )
+
+    def _channel_for_users(self) -> Any:
+        # Prefetch 1 *per consumer* on AMQP; a virtual broker counts per channel.
+        if self._amqp_channel is None or self._virtual:
+            self._amqp_channel = self._connection.channel()
+            self._amqp_channel.basic_qos(0, 1, False)
+        return self._amqp_channel
+
+    def _on_delivery(self, session: Session, raw: Any) -> None:
+        message = session.amqp_channel.message_to_python(raw)
+        message.accept = self._accept
+        session.delivery = message
+        session.active_at = time.monotonic()
+        self._handle(message)
+
+    # -- closing ----------------------------------------------------------------
+
+    def close_idle(self, idle_timeout: float) -> int:
+        """Close every session without activity for that many seconds; return how many."""
+        limit = time.monotonic() - idle_timeout
+        idle = [s for s in self.sessions.values() if s.active_at <= limit and not s.busy]
+        for session in idle:
+            self._loop.add(lambda s=session: self._close(s, limit))
+        return len(idle)
+
+    def _close(self, session: Session, limit: float) -> None:
+        if self._stopping or session.busy or session.active_at > limit or session.queue not in self.sessions:
+            return
+        with self._router.exclusive:
+            session.amqp_channel.basic_cancel(session.queue)
+            if session.busy:
+                # It was delivered while we cancelled: let the turn end, then listen again.
+                self._loop.add(lambda: self._resume(session))
+                return
+            deleted = self._delete(session.queue)
+        if deleted:
+            self._forget(session)
+            session.lease.ack()
+            log.info("session.closed", queue=session.queue)
+        else:
+            # A message slipped in, or another worker listens too: begin anew with the
+            # request, wherever it is served.
+            self._hand_over(session)
+
+    def _delete(self, queue: str) -> bool:
+        try:
+            if self._virtual:
+                if self._admin.queue_declare(queue, passive=True).message_count:
+                    return False
+            self._admin.queue_delete(queue, if_unused=True, if_empty=True)
+        except PreconditionFailed:
+            self._admin = self._connection.channel()
+            return False
+        except NotFound:
+            self._admin = self._connection.channel()
+        return True
+
+    def _hand_over(self, session: Session) -> None:
+        self._forget(session)
+        session.lease.requeue()
+
+    def _forget(self, session: Session) -> None:
+        self.sessions.pop(session.queue, None)
+        if self._virtual:
+            session.amqp_channel.close()
+
+    def _resume(self, session: Session) -> None:
+        if self._stopping:
+            return
+        if session.busy:
+            self._consumer.timer.call_after(0.2, self._loop.add, (lambda: self._resume(session),))
+        else:
+            self._consume(session)
+
+    # -- as time goes by --------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for session in list(self.sessions.values()):
+            if session.delivery is not None and session.delivery.acknowledged:
+                session.delivery = None
+                session.active_at = now
+            elif now - session.leased_at > LEASE_SECONDS and not session.busy:
+                self._loop.add(lambda s=session: self._renew(s))
+
+    def _renew(self, session: Session) -> None:
+        if self._stopping or session.busy or session.queue not in self.sessions:
+            return
+        if self._virtual:
+            session.leased_at = time.monotonic()
+            return
+        session.amqp_channel.basic_cancel(session.queue)
+        if session.busy:
+            self._loop.add(lambda: self._resume(session))
+        else:
+            self._hand_over(session)
+
+
+@control_command(args=[("idle_timeout", float)])
+def close_idle_sessions(state: Any, idle_timeout: float) -> dict[str, int]:
+    """Close the sessions of this worker that had no activity for ``idle_timeout`` seconds."""
+    subscriptions = getattr(state.consumer, "subscriptions", None)
+    return {"closing": subscriptions.close_idle(float(idle_timeout)) if subscriptions else 0}
+
+
+@inspect_command()
+def live_sessions(state: Any) -> dict[str, Any]:
+    """List the users this worker serves, with the seconds since their last activity."""
+    subscriptions = getattr(state.consumer, "subscriptions", None)
+    if subscriptions is None:
+        return {}
+    now = time.monotonic()
+    return {
+        topology.user_of(s.queue): {"idle": round(now - s.active_at, 1), "busy": s.busy}
+        for s in subscriptions.sessions.values()
+    }

@@ -1,0 +1,93 @@
+"""What Celery calls: each task translates its arguments and lets a stage do the work.
+
+The names are a wire format; ``router.py`` publishes them.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from celery import Task, shared_task
+from celery.exceptions import Reject
+
+from chatbot.errors import Discard, Transient
+from chatbot.messages import Message
+from chatbot.router import ANSWER, SEND, SHOW_TYPING
+
+if TYPE_CHECKING:
+    from chatbot.app import Chatbot
+
+log = structlog.get_logger(__name__)
+
+
+class BotTask(Task):  # type: ignore[misc, type-arg]  # celery ships no types
+    """A task that knows its chatbot and treats errors as they ask for."""
+
+    abstract = True
+
+    @property
+    def bot(self) -> Chatbot:
+        """The chatbot this process was built with."""
+        return self.app.chatbot  # type: ignore[no-any-return]  # celery ships no types
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task: ``Transient`` puts the message back, ``Discard`` uses it up."""
+        with structlog.contextvars.bound_contextvars(task=self.name, task_id=self.request.id):
+            try:
+                return super().__call__(*args, **kwargs)
+            except Transient as err:
+                log.warning("task.put_back", error=str(err))
+                raise Reject(str(err), requeue=True) from err
+            except Discard as err:
+                log.info("task.discarded", reason=str(err))
+                return None
+
+
+class Routed(BotTask):
+    """A task whose queue is its user's: however it is called, it goes through the router."""
+
+    abstract = True
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **_: Any) -> Any:
+        """Route ``(user, text)`` to that user's queue. Raises what ``Router.route`` raises."""
+        values = dict(zip(("user", "text"), args or (), strict=False)) | (kwargs or {})
+        values.setdefault("id", f"shell.{uuid.uuid4().hex}")
+        values.setdefault("sent_at", time.time())
+        return self.bot.router.route(Message.from_dict(values))
+
+
+@shared_task(name=ANSWER, base=Routed, bind=True)
+def answer(self: Routed, user: str, text: str, **envelope: Any) -> None:
+    """Take the turn of one message."""
+    envelope.setdefault("id", self.request.id)
+    self.bot.conversation.answer(Message.from_dict({"user": user, "text": text, **envelope}))
+
+
+@shared_task(name=SEND, base=BotTask, bind=True)
+def send(self: BotTask, user: str, number: int = 0) -> int:
+    """Deliver what waits for a user, up to turn ``number`` and beyond; return how many turns."""
+    return self.bot.delivery.deliver(user, holder=str(self.request.id))
+
+
+@shared_task(name=SHOW_TYPING, base=BotTask, bind=True, acks_late=False)
+def show_typing(self: BotTask, user: str, message_id: str, message: dict[str, Any]) -> None:
+    """Mark a message as read and show typing: a courtesy, never tried again."""
+    try:
+        self.bot.delivery.show_typing(Message.from_dict(message))
+    except Transient as err:
+        raise Discard(f"typing not shown: {err}") from err
+
+
+@shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True)
+def close_idle_sessions(self: BotTask) -> None:
+    """Close the sessions nobody used for a while."""
+    self.bot.sessions.close_idle()
+
+
+@shared_task(name="chatbot.rescue_sessions", base=BotTask, bind=True)
+def rescue_sessions(self: BotTask) -> dict[str, int]:
+    """Open again what lost its worker; deliver what is overdue."""
+    return self.bot.sessions.rescue()

@@ -1,0 +1,119 @@
+"""Stage 1: take what WhatsApp posts, and answer 200 only once the broker has it.
+
+In come HTTP requests; out go routed messages. Promise: 200 means every message of the
+body is confirmed by the broker. Needs the broker and nothing else, so it keeps taking
+messages while Redis, the workers or the model are down.
+
+=====  ==================================================================
+200    every message is on the broker, or there was none to take
+400    the body is not a JSON object
+401    the signature is missing or wrong
+403    the verification token is wrong
+413    the body is over 3 MB (the most Meta sends)
+503    the broker did not confirm within 5 s: WhatsApp delivers again
+=====  ==================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from flask import Blueprint, Flask, Response, current_app, jsonify, request
+
+from chatbot.errors import BadPayload, BadSignature, BrokerUnavailable, QueueFull
+from chatbot.messages import Message
+
+if TYPE_CHECKING:
+    from chatbot.app import Chatbot
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 3 * 1024 * 1024
+
+blueprint = Blueprint("webhook", __name__)
+
+
+@blueprint.get("/webhook/whatsapp")
+def verify() -> Response:
+    """Answer Meta's verification of the callback address with its challenge."""
+    return Response(_bot().whatsapp.challenge(request.args), mimetype="text/plain")
+
+
+@blueprint.post("/webhook/whatsapp")
+def receive() -> Response:
+    """Publish every message of the body, in its order."""
+    whatsapp = _bot().whatsapp
+    body = request.get_data(cache=False)
+    whatsapp.verify(body, request.headers.get("X-Hub-Signature-256"))
+    inbound = whatsapp.parse(body)
+    refused = _route(inbound.messages)
+    for status in inbound.statuses:
+        log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
+    return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """Say that this process is up."""
+    return jsonify(status="ok")
+
+
+@blueprint.get("/ready")
+def ready() -> tuple[Response, int]:
+    """Say whether the broker can be reached: 200, or 503 when messages would be refused."""
+    try:
+        _bot().router.ping()
+    except BrokerUnavailable as err:
+        return jsonify(status="broker unavailable", error=str(err)), 503
+    return jsonify(status="ready"), 200
+
+
+def _route(messages: tuple[Message, ...]) -> int:
+    """Route the messages; one whose queue is full is kept as a dead letter and counted."""
+    router = _bot().router
+    refused = 0
+    deadline = router.deadline()
+    for message in messages:
+        try:
+            router.route(message, deadline=deadline)
+        except ValueError as err:
+            log.warning("message.unroutable", message_id=message.id, reason=str(err))
+            refused += 1
+        except QueueFull as err:
+            log.warning("message.refused", message_id=message.id, reason=str(err))
+            router.bury(message, str(err))
+            refused += 1
+    return refused
+
+
+def _bot() -> Chatbot:
+    return current_app.config["CHATBOT"]  # type: ignore[no-any-return]  # Flask's config holds anything
+
+
+def _failed(error: Exception, code: int) -> tuple[Response, int]:
+    log.warning("webhook.refused", status=code, reason=str(error))
+    return jsonify(error=str(error)), code
+
+
+def create_app(bot: Chatbot | None = None) -> Flask:
+    """Return the WSGI application, by default built from the environment."""
+    if bot is None:
+        from chatbot.app import from_environment
+
+        bot = from_environment()
+    app = Flask("chatbot")
+    app.config["CHATBOT"] = bot
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.register_blueprint(blueprint)
+    verification_code = {"GET": 403}
+    app.register_error_handler(BadSignature, lambda e: _failed(e, verification_code.get(request.method, 401)))
+    app.register_error_handler(BadPayload, lambda e: _failed(e, 400))
+    app.register_error_handler(BrokerUnavailable, lambda e: _failed(e, 503))
+    app.register_error_handler(413, lambda e: _failed(e, 413))
+    if bot.settings.simulator:
+        from chatbot.simulator import create_blueprint
+
+        bot.simulator.start()
+        app.register_blueprint(create_blueprint(bot.simulator))
+    return app

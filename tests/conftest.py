@@ -1,0 +1,53 @@
+"""Fixtures: private servers, started once a session and only when a test asks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import RABBITMQ, RabbitMQ, Redis
+
+for name in [name for name in os.environ if name.startswith("CHATBOT_") and name != "CHATBOT_TEST_RABBITMQ"]:
+    del os.environ[name]  # a developer's own settings never reach a test
+os.environ.pop("OPENAI_API_KEY", None)
+
+
+def _missing(what: str) -> None:
+    """Skip on a laptop, fail where everything must be there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is not installed; `make setup` installs it")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A broker for the whole session; tests leave no queue of theirs behind."""
+    if not (RABBITMQ / "rabbitmq-server").exists():
+        _missing("RabbitMQ")
+    broker = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        yield broker.start()
+    finally:
+        broker.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis for the whole session."""
+    if not shutil.which("redis-server"):
+        _missing("redis-server")
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of the test's own."""
+    return tmp_path

@@ -1,0 +1,221 @@
+"""Private RabbitMQ and Redis for tests: own ports, own folders, gone when the test is.
+
+Nothing of the machine's own brokers is touched. Processes run in a group of their own
+and are ended by its id.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RABBITMQ = Path(os.environ.get("CHATBOT_TEST_RABBITMQ", "/usr/lib/rabbitmq/bin"))
+
+
+def free_port() -> int:
+    """Return a port of the loopback nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition") -> Any:
+    """Return what ``holds()`` returns once it is true; fail loudly after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = holds()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds:g} s (last: {value!r})")
+        time.sleep(0.02)
+
+
+def accepts(port: int) -> bool:
+    """Return whether something listens on that port of the loopback."""
+    with socket.socket() as sock:
+        sock.settimeout(0.2)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Process:
+    """One process of ours, in a group of its own, with its output in a file."""
+
+    def __init__(self, command: list[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        self.command, self.log, self.env, self.cwd = command, log, dict(env or os.environ), cwd
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Process:
+        """Start it."""
+        with self.log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env=self.env, cwd=self.cwd, start_new_session=True,
+            )  # fmt: skip
+        return self
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def kill(self) -> None:
+        """End the whole group at once, as a power cut would."""
+        self._signal(signal.SIGKILL)
+
+    def terminate(self, *, seconds: float = 30.0) -> None:
+        """Ask it to end; after ``seconds`` it is killed, and that is an error."""
+        if self._popen is None or not self.alive:
+            return self.kill()
+        self._popen.terminate()
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.command[:4]} did not end within {seconds:g} s") from None
+        finally:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self._popen is None:
+            return
+        try:
+            os.killpg(self._popen.pid, number)
+        except ProcessLookupError:
+            pass
+        self._popen.wait(10)
+
+    def output(self) -> str:
+        """Return what it printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+class RabbitMQ:
+    """A broker of our own. ``url`` for clients; ``stop``/``kill``/``start`` keep its data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self._dist = free_port(), free_port()
+        self.node = f"chatbot-{secrets.token_hex(4)}@localhost"
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plugins").write_text("[].\n")
+        (folder / "rabbitmq.conf").write_text("listeners.tcp.default = 127.0.0.1:%d\n" % self.port)
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(self._dist),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "ERL_EPMD_PORT": str(free_port()),
+            "LANG": "C.UTF-8",
+        }
+        self._process = Process([str(RABBITMQ / "rabbitmq-server")], log=folder / "out.log", env=self.env, cwd=folder)
+
+    def start(self) -> RabbitMQ:
+        """Start it and return once it takes connections."""
+        self._process.start()
+        wait_until(self._ready, seconds=90, what="RabbitMQ up")
+        return self
+
+    def _ready(self) -> bool:
+        if not self._process.alive:
+            raise AssertionError(f"RabbitMQ ended: {self._process.output()[-2000:]}")
+        if not accepts(self.port):
+            return False
+        import kombu
+
+        try:
+            with kombu.Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+
+    def stop(self) -> None:
+        """Shut it down in order."""
+        self.ctl("stop")
+        self._process.kill()
+
+    def close(self) -> None:
+        """End it and its port mapper, and remove its data."""
+        self._process.kill()
+        subprocess.run(["epmd", "-kill"], env=self.env, capture_output=True, check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` against this broker and return what it printed."""
+        done = subprocess.run(
+            [str(RABBITMQ / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
+            env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Return the queues: name → (messages, consumers)."""
+        lines = self.ctl("list_queues", "name", "messages", "consumers", "--no-table-headers").splitlines()
+        rows = (line.split("\t") for line in lines if line.count("\t") == 2)
+        return {name: (int(messages), int(consumers)) for name, messages, consumers in rows}
+
+
+class Redis:
+    """A Redis of our own with an append-only file, so that it remembers across a kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        command = [
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+        ]  # fmt: skip
+        self._process = Process(command, log=folder / "out.log", cwd=folder)
+
+    def start(self) -> Redis:
+        """Start it and return once it answers."""
+        import redis
+
+        self._process.start()
+
+        def answers() -> bool:
+            try:
+                with redis.Redis.from_url(self.url) as client:
+                    return bool(client.ping())
+            except redis.exceptions.RedisError:
+                return False
+
+        wait_until(answers, what="Redis up")
+        return self
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End it and remove its data."""
+        self._process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+PYTHON = sys.executable
