@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     broker_url: str = Field(
         "amqp://guest:guest@127.0.0.1:5672//", description="RabbitMQ (`memory://` in the demo)"
     )
+    broker_management_url: str | None = Field(
+        None, description="RabbitMQ's management API, for `chatbot doctor` (default: port 15672 of the broker)"
+    )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Redis for conversations (`fakeredis://` in the demo)"
     )
@@ -119,7 +122,7 @@ class Settings(BaseSettings):
     def _redis(cls, url: str) -> str:
         return _url(url, {"redis", "rediss", "unix", "fakeredis"}, "redis://host:6379/0")
 
-    @field_validator("llm_base_url", "whatsapp_graph_url")
+    @field_validator("llm_base_url", "whatsapp_graph_url", "broker_management_url")
     @classmethod
     def _http(cls, url: str | None) -> str | None:
         return url and _url(url, {"http", "https"}, "http://127.0.0.1:8080/v1").rstrip("/")
@@ -184,6 +187,17 @@ def load(kind: type[Settings] = Settings, **overrides: object) -> Settings:
     except ValidationError as err:
         lines = [_explain(error["loc"], error["msg"], error.get("input")) for error in err.errors()]
         raise SettingsError("settings are not usable:\n" + "\n".join(lines)) from None
+
+
+def table() -> str:
+    """Return every setting with its default as a Markdown table; the README holds this text."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        if name in {"agent_role", "agent_goal", "agent_backstory"}:
+            default = "a friendly assistant in Brazilian Portuguese"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
 
 
 def _explain(where: tuple[int | str, ...], what: str, given: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -77,30 +78,36 @@ class Delivery:
             self._channel(message).show_typing(message)
 
     def _deliver_turn(self, claimed: Claimed) -> bool:
+        """Deliver one turn; return whether the next one may follow."""
         if claimed.turn is None:
             log.error("delivery.reply_missing", number=claimed.number)
             return self._store.settle_done(claimed)
         to = claimed.turn.message
-        parts = self._channel(to).split(claimed.turn.reply)
+        try:
+            if not self._send_parts(claimed, to, claimed.turn.reply):
+                return False
+        except Transient as err:
+            log.warning("delivery.postponed", number=claimed.number, error=str(err))
+            self._store.settle_later(claimed, pause=max(err.retry_after or 0.0, REST_SECONDS))
+            return False
+        except Permanent as err:
+            log.error("delivery.refused", number=claimed.number, error=str(err))
+            self._bury(to, f"reply not delivered: {err}")
+        else:
+            log.info("delivery.done", number=claimed.number)
+        return self._store.settle_done(claimed)
+
+    def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
+        """Send what is not sent yet; return ``False`` once the claim is lost."""
+        channel = self._channel(to)
+        parts = channel.split(reply)
         for index in range(claimed.parts, len(parts)):
             callback = f"{to.user}:{claimed.number}:{index}"
-            try:
-                in_place(
-                    lambda i=index, c=callback: self._channel(to).send(to, parts[i], callback=c),  # type: ignore[misc]
-                    tries=self._tries, sleep=self._sleep,
-                )  # fmt: skip
-            except Transient as err:
-                log.warning("delivery.postponed", number=claimed.number, error=str(err))
-                self._store.settle_later(claimed, index, pause=max(err.retry_after or 0.0, REST_SECONDS))
-                return False
-            except Permanent as err:
-                log.error("delivery.refused", number=claimed.number, error=str(err))
-                self._bury(to, f"reply not delivered: {err}")
-                break
+            send = partial(channel.send, to, parts[index], callback=callback)
+            in_place(send, tries=self._tries, sleep=self._sleep)
             if not self._store.settle_part(claimed, index + 1):
                 return False
-        log.info("delivery.done", number=claimed.number, parts=len(parts))
-        return self._store.settle_done(claimed)
+        return True
 
     def _channel(self, message: Message) -> Channel:
         try:

@@ -106,6 +106,11 @@ class Store:
         with _reachable():
             self._redis.ping()
 
+    def info(self) -> dict[str, Any]:
+        """Return what Redis says of itself: version, persistence, memory policy."""
+        with _reachable():
+            return {**self._redis.info("server"), **self._redis.info("persistence"), **self._redis.info("memory")}
+
     # -- one turn ---------------------------------------------------------------
 
     def begin_turn(self, message: Message) -> Begun:
@@ -185,9 +190,9 @@ class Store:
         """Write down that the whole turn is delivered (or never will be)."""
         return self._settle(claimed, 0, "done", 0.0)
 
-    def settle_later(self, claimed: Claimed, parts: int, *, pause: float) -> bool:
+    def settle_later(self, claimed: Claimed, *, pause: float) -> bool:
         """Release the claim; the outbox is due again in ``pause`` seconds."""
-        return self._settle(claimed, parts, "later", self._clock() + pause)
+        return self._settle(claimed, 0, "later", self._clock() + pause)
 
     def _settle(self, claimed: Claimed, parts: int, what: str, due: float) -> bool:
         user = claimed.user

@@ -9,10 +9,9 @@ if ARGV[4] == 'done' then
   redis.call('HSET', KEYS[1], 'delivered', ARGV[2])
   redis.call('HDEL', KEYS[1], 'parts')
   redis.call('HDEL', KEYS[2], ARGV[2])
-else
+elseif ARGV[4] == 'part' then
   redis.call('HSET', KEYS[1], 'parts', ARGV[3])
-end
-if ARGV[4] == 'later' then
+else
   redis.call('HDEL', KEYS[1], 'sender', 'sender_until')
   redis.call('ZADD', KEYS[3], ARGV[6], ARGV[5])
 end

@@ -1,0 +1,68 @@
+# make demo   chat in the browser, everything embedded      make test   all tests
+# make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up shell doctor test check format lock clean
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8000
+UV     := 0.13.9
+export PORT
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.runtime  ## chat in the browser: http://127.0.0.1:$PORT/simulator
+	@$(BIN)/chatbot demo
+
+up: $(VENV)/.runtime  ## web, worker, sender, beat and flower, on RabbitMQ and Redis
+	@$(BIN)/honcho start
+
+shell: $(VENV)/.runtime  ## a Python shell on the running system
+	@$(BIN)/chatbot shell
+
+doctor: $(VENV)/.runtime  ## check broker, Redis, model, channel, clock
+	@$(BIN)/chatbot doctor
+
+test: setup  ## all tests, on private RabbitMQ and Redis
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev  ## lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(VENV)/.dev  ## what the tests need: packages, RabbitMQ, Redis, Chromium
+	@PATH="$$PATH:/usr/sbin:/sbin" sh tests/install.sh rabbitmq-server redis-server chromium
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] if not (3, 11) <= sys.version_info < (3, 14) else 0)'
+	@echo "  creating $(VENV) …"
+	@$(PYTHON) -m venv $(VENV) || (sh tests/install.sh python3-venv && $(PYTHON) -m venv --clear $(VENV))
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/uv
+	@echo "  installing what requirements.lock pins (a minute or so) …"
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: tests/requirements.lock $(VENV)/.runtime
+	@echo "  installing the test tools …"
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r tests/requirements.lock
+	@touch $@
+
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
+        --custom-compile-command "make lock"
+lock: | $(BIN)/uv  ## pin anew what pyproject.toml asks for
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK) --extra dev -c requirements.lock pyproject.toml -o tests/requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

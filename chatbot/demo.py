@@ -1,0 +1,77 @@
+"""``make demo``: the whole system in one process, and a page to chat with it.
+
+Web server, worker, sender and beat run as threads. Broker, store and model are
+embedded ones unless the environment names real ones; the way of a message is the same.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+from celery.beat import Scheduler, Service
+from celery.worker import WorkController, state
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from chatbot import config
+from chatbot.app import Chatbot, configure_logging
+from chatbot.webhook import create_app
+
+CONCURRENCY = 16
+
+
+def run() -> None:
+    """Run until Ctrl-C or SIGTERM. Exits with what to write where settings are wrong."""
+    try:
+        settings = config.load(config.DemoSettings)
+    except config.SettingsError as err:
+        sys.exit(f"chatbot: {err}")
+    configure_logging(settings)
+    bot = Chatbot(settings)
+    print(f"  broker {_named(settings.broker_url)}, store {_named(settings.redis_url)}, model {settings.llm_model}")
+    server = _listen(bot)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _n, _f: ended.set())
+    print("  loading the agent (CrewAI takes a few seconds) …", flush=True)
+    bot.warm_up()
+    ready = threading.Event()
+    worker = WorkController(
+        app=bot.celery, pool_cls="threads", concurrency=CONCURRENCY, ready_callback=lambda _: ready.set(),
+        without_gossip=True, without_mingle=True, without_heartbeat=True,
+    )  # fmt: skip
+    beat = Service(bot.celery, scheduler_cls=Scheduler)
+    threads = [
+        threading.Thread(target=server.serve_forever, name="web", daemon=True),
+        threading.Thread(target=worker.start, name="worker", daemon=True),
+        threading.Thread(target=beat.start, name="beat", daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    while not ready.wait(0.1) and not ended.is_set() and threads[1].is_alive():
+        pass
+    if not ended.is_set():
+        print(f"\n  Chat at http://{settings.host}:{settings.port}/simulator   (Ctrl-C stops it)", flush=True)
+        ended.wait()
+    print("\n  stopping …", flush=True)
+    beat.stop()
+    state.should_stop = 0
+    server.shutdown()
+    bot.simulator.close()
+    threads[1].join(10)
+    state.should_stop = None
+    bot.close()
+
+
+def _listen(bot: Chatbot) -> BaseWSGIServer:
+    settings = bot.settings
+    try:
+        return make_server(settings.host, settings.port, create_app(bot), threaded=True)
+    except (OSError, SystemExit) as err:
+        sys.exit(f"chatbot: cannot listen on {settings.host}:{settings.port} ({err}); move it with PORT=… make demo")
+
+
+def _named(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return {"memory": "embedded", "fakeredis": "embedded"}.get(scheme) or f"{scheme}://{rest.rpartition('@')[2]}"

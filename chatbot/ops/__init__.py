@@ -1,0 +1,1 @@
+"""For operators: what is wrong, and how to put it right."""

@@ -1,0 +1,170 @@
+"""``chatbot doctor``: is everything there that the settings name, and fit for the job?
+
+In come settings, out go findings; each that is not ok says what to do. Every check has
+a timeout of a few seconds and changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+
+from chatbot.errors import ChatbotError
+
+if TYPE_CHECKING:
+    from chatbot.app import Chatbot
+
+TIMEOUT = 5.0
+#: Below this many file descriptors, RabbitMQ 3.x does not survive 10,000 user queues.
+ENOUGH_DESCRIPTORS = 50_000
+#: WhatsApp and TLS both tolerate minutes; logs and windows of 24 h want seconds.
+CLOCK_TOLERANCE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about one part; ``says`` tells how to fix what is not ok."""
+
+    part: str
+    ok: bool
+    says: str
+
+
+def examine(bot: Chatbot) -> list[Finding]:
+    """Run every check and return the findings; a check that breaks is a finding too."""
+    checks: dict[str, Callable[[Chatbot], Finding]] = {
+        "broker": _broker,
+        "descriptors": _descriptors,
+        "redis": _redis,
+        "model": _model,
+        "whatsapp": _whatsapp,
+        "clock": _clock,
+    }
+    findings = []
+    for part, check in checks.items():
+        try:
+            findings.append(check(bot))
+        except (ChatbotError, OSError, httpx.HTTPError, ValueError) as err:
+            findings.append(Finding(part, False, f"{type(err).__name__}: {err}"))
+    return findings
+
+
+def _broker(bot: Chatbot) -> Finding:
+    if bot.settings.embedded_broker:
+        return Finding("broker", False, "memory:// ends with its process; set CHATBOT_BROKER_URL=amqp://…")
+    try:
+        bot.router.ping()
+    except ChatbotError as err:
+        return Finding("broker", False, f"{err}; is RabbitMQ running, and is CHATBOT_BROKER_URL right?")
+    with bot.celery.connection_for_read() as connection:
+        properties = connection.connection.server_properties
+    return Finding("broker", True, f"{properties.get('product')} {properties.get('version')} answers")
+
+
+def _descriptors(bot: Chatbot) -> Finding:
+    """Ask the management API: AMQP itself does not tell."""
+    part = "descriptors"
+    url = urlsplit(bot.settings.broker_url)
+    if url.hostname is None:
+        return Finding(part, True, "an embedded broker has no limit of its own")
+    address = bot.settings.broker_management_url or f"http://{url.hostname}:15672"
+    try:
+        answer = httpx.get(
+            f"{address}/api/nodes", auth=(url.username or "guest", url.password or "guest"), timeout=TIMEOUT
+        )
+        answer.raise_for_status()
+        totals = [int(node["fd_total"]) for node in answer.json() if "fd_total" in node]
+    except (httpx.HTTPError, ValueError) as err:
+        return Finding(
+            part, False,
+            f"not known: the management API at {address} does not answer ({type(err).__name__}); run "
+            "`rabbitmq-plugins enable rabbitmq_management`, or set CHATBOT_BROKER_MANAGEMENT_URL",
+        )  # fmt: skip
+    if not totals:
+        return Finding(part, True, "this RabbitMQ no longer counts them: its queues share files")
+    if min(totals) < ENOUGH_DESCRIPTORS:
+        return Finding(
+            part, False,
+            f"the broker may open {min(totals)} files; start it with `ulimit -n {ENOUGH_DESCRIPTORS}` "
+            "(systemd: LimitNOFILE), or it cannot start again with many user queues",
+        )  # fmt: skip
+    return Finding(part, True, f"the broker may open {min(totals)} files")
+
+
+def _redis(bot: Chatbot) -> Finding:
+    if bot.settings.redis_url.startswith("fakeredis:"):
+        return Finding("redis", False, "fakeredis:// forgets everything; set CHATBOT_REDIS_URL=redis://…")
+    try:
+        info = bot.store.info()
+    except ChatbotError as err:
+        return Finding("redis", False, f"{err}; is Redis running, and is CHATBOT_REDIS_URL right?")
+    problems = []
+    if not int(info.get("aof_enabled", 0)):
+        problems.append("conversations can be lost in a crash: set `appendonly yes`")
+    if info.get("maxmemory_policy", "noeviction") != "noeviction":
+        problems.append("Redis may drop conversations when full: set `maxmemory-policy noeviction`")
+    if problems:
+        return Finding("redis", False, "; ".join(problems))
+    return Finding("redis", True, f"Redis {info.get('redis_version')} answers, with an append-only file")
+
+
+def _model(bot: Chatbot) -> Finding:
+    settings = bot.settings
+    model = settings.llm_model
+    if model == "offline":
+        return Finding("model", True, "offline: it only plays an assistant; set CHATBOT_LLM_MODEL for a real one")
+    if model.startswith("ollama/"):
+        address, name = f"{settings.llm_base_url or 'http://127.0.0.1:11434'}/v1/models", model.removeprefix("ollama/")
+    else:
+        address, name = f"{settings.llm_base_url or 'https://api.openai.com/v1'}/models", model
+    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else "none"
+    answer = httpx.get(address, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT)
+    if answer.status_code in {401, 403}:
+        return Finding("model", False, f"{address} refuses the key; check CHATBOT_LLM_API_KEY")
+    if answer.status_code != 200:
+        return Finding("model", False, f"{address} answers {answer.status_code}; check CHATBOT_LLM_BASE_URL")
+    served = [str(item.get("id")) for item in answer.json().get("data", [])]
+    if served and name not in served and f"{name}:latest" not in served:
+        return Finding("model", False, f"{name} is not among the models served: {', '.join(served[:8])}")
+    return Finding("model", True, f"{name} is served")
+
+
+def _whatsapp(bot: Chatbot) -> Finding:
+    settings = bot.settings
+    needed = {
+        "CHATBOT_WHATSAPP_APP_SECRET": settings.whatsapp_app_secret,
+        "CHATBOT_WHATSAPP_VERIFY_TOKEN": settings.whatsapp_verify_token,
+        "CHATBOT_WHATSAPP_ACCESS_TOKEN": settings.whatsapp_access_token,
+        "CHATBOT_WHATSAPP_PHONE_NUMBER_ID": settings.whatsapp_phone_number_id,
+    }
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        return Finding("whatsapp", False, f"set {', '.join(missing)} (Meta for Developers → your app → WhatsApp)")
+    assert settings.whatsapp_access_token is not None  # it is among the needed ones
+    answer = httpx.get(
+        f"{settings.whatsapp_graph_url}/{settings.whatsapp_phone_number_id}",
+        headers={"Authorization": f"Bearer {settings.whatsapp_access_token.get_secret_value()}"},
+        timeout=TIMEOUT,
+    )
+    if answer.status_code != 200:
+        return Finding(
+            "whatsapp", False, f"the Graph API answers {answer.status_code}; check the access token and the number's id"
+        )
+    return Finding("whatsapp", True, "the Graph API knows this number and token")
+
+
+def _clock(bot: Chatbot) -> Finding:
+    """Compare our clock with the one in the Graph API's ``Date`` header."""
+    answer = httpx.head(bot.settings.whatsapp_graph_url, timeout=TIMEOUT)
+    if "date" not in answer.headers:
+        return Finding("clock", False, "not known: the Graph API sent no Date; check with `timedatectl`")
+    off = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+    if abs(off) > CLOCK_TOLERANCE:
+        return Finding("clock", False, f"off by {off:.0f} s; switch NTP on (`timedatectl set-ntp true`)")
+    return Finding("clock", True, "agrees with the Graph API's")

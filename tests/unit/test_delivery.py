@@ -1,0 +1,148 @@
+"""Replies in order, each once: delivery against a channel that fails on command."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+
+import pytest
+
+from chatbot.delivery import Delivery
+from chatbot.errors import Permanent, Transient
+from chatbot.messages import Message
+from chatbot.store import Store, connect
+
+fresh = itertools.count()
+
+
+class Provider:
+    """A channel that keeps what it sent and raises what the script says."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.typing: list[str] = []
+        self.script: list[Exception | None] = []
+
+    def split(self, text):
+        return text.split("|")
+
+    def send(self, to, text, *, callback):
+        error = self.script.pop(0) if self.script else None
+        if error:
+            raise error
+        self.sent.append(text)
+        return f"wamid.{callback}"
+
+    def show_typing(self, to):
+        self.typing.append(to.id)
+
+
+@pytest.fixture
+def store():
+    clock = [1000.0]
+    store = Store(connect(f"fakeredis://delivery-{next(fresh)}"), history_turns=5, retention=100, clock=lambda: clock[0])
+    store.move = lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    return store
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def buried():
+    return []
+
+
+@pytest.fixture
+def delivery(store, provider, buried):
+    return Delivery(
+        store, {"whatsapp": provider}, bury=lambda m, reason: buried.append((m.id, reason)), tries=3, sleep=lambda _: None
+    )
+
+
+def commit(store, *replies, user="ana"):
+    for reply in replies:
+        begun = store.begin_turn(Message(user=user, id=f"q-{reply}", text="?", channel="whatsapp"))
+        assert store.commit_turn(begun, reply)
+
+
+def test_everything_that_waits_goes_out_in_order(store, provider, delivery):
+    commit(store, "a", "b1|b2", "c")
+    assert delivery.deliver("ana", holder="w1") == 3
+    assert provider.sent == ["a", "b1", "b2", "c"]
+    assert delivery.deliver("ana", holder="w2") == 0
+    assert provider.sent == ["a", "b1", "b2", "c"]
+
+
+def test_a_transient_failure_is_tried_again_in_place(store, provider, delivery):
+    commit(store, "a", "b")
+    provider.script = [Transient("busy"), Transient("busy"), None]
+    assert delivery.deliver("ana", holder="w") == 2
+    assert provider.sent == ["a", "b"]
+
+
+def test_a_lasting_failure_postpones_and_overtakes_nothing(store, provider, delivery):
+    commit(store, "a1|a2", "b")
+    provider.script = [None, *[Transient("away")] * 3]
+    assert delivery.deliver("ana", holder="w1") == 0
+    assert provider.sent == ["a1"]
+    assert store.due_outboxes(before=1059.0) == []
+    assert store.due_outboxes(before=1060.0) == ["ana"]
+    assert delivery.deliver("ana", holder="w2") == 2
+    assert provider.sent == ["a1", "a2", "b"]
+
+
+def test_a_refused_reply_is_kept_and_the_next_follows(store, provider, delivery, buried):
+    commit(store, "a", "b")
+    provider.script = [Permanent("131047: the window is closed")]
+    assert delivery.deliver("ana", holder="w") == 2
+    assert provider.sent == ["b"]
+    assert buried == [("q-a", "reply not delivered: 131047: the window is closed")]
+
+
+def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, buried):
+    delivery = Delivery(
+        store, {}, bury=lambda m, reason: buried.append((m.id, reason)), tries=1, sleep=lambda _: None
+    )
+    commit(store, "a")
+    assert delivery.deliver("ana", holder="w") == 1
+    assert buried == [("q-a", "reply not delivered: no channel 'whatsapp' is configured")]
+
+
+def test_typing_is_shown_only_before_the_answer(store, provider, delivery):
+    waiting = Message(user="ana", id="new", text="?", channel="whatsapp")
+    delivery.show_typing(waiting)
+    assert provider.typing == ["new"]
+    commit(store, "a")
+    delivery.show_typing(Message(user="ana", id="q-a", text="?", channel="whatsapp"))
+    assert provider.typing == ["new"]
+
+
+def test_many_senders_and_shuffled_wake_ups_keep_order(store, provider, delivery):
+    users = [f"u{n}" for n in range(5)]
+    wake_ups = [(user, n) for user in users for n in range(20)]
+    for user, n in wake_ups:
+        commit(store, f"{user}-{n:02}", user=user)
+    random.Random(7).shuffle(wake_ups)
+    todo = iter(wake_ups)
+    lock = threading.Lock()
+
+    def sender():
+        while True:
+            with lock:
+                wake_up = next(todo, None)
+            if wake_up is None:
+                return
+            delivery.deliver(wake_up[0], holder=str(wake_up))
+
+    threads = [threading.Thread(target=sender) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(provider.sent) == 100
+    for user in users:
+        assert [s for s in provider.sent if s.startswith(user + "-")] == [f"{user}-{n:02}" for n in range(20)]

@@ -1,0 +1,175 @@
+"""The promises of the store, on fakeredis and on a real Redis alike."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from chatbot.errors import Transient
+from chatbot.messages import Message
+from chatbot.store import Busy, Store, connect
+
+fresh = itertools.count()
+
+
+class Clock:
+    """A clock the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(params=["fakeredis", "redis"])
+def store(request, clock):
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_server").url
+    else:
+        url = f"fakeredis://test-{next(fresh)}"
+    client = connect(url)
+    client.flushall()
+    yield Store(client, history_turns=3, retention=1000, clock=clock)
+    client.close()
+
+
+def said(text: str, user: str = "ana", id_: str | None = None) -> Message:
+    return Message(user=user, id=id_ or f"id-{text}", text=text)
+
+
+def turn(store: Store, text: str, user: str = "ana"):
+    begun = store.begin_turn(said(text, user))
+    return store.commit_turn(begun, f"re: {text}")
+
+
+def test_a_turn_is_remembered_in_order(store):
+    for text in ("um", "dois"):
+        turn(store, text)
+    begun = store.begin_turn(said("três"))
+    assert begun.number == 3
+    assert [(t.number, t.message.text, t.reply) for t in begun.history] == [(1, "um", "re: um"), (2, "dois", "re: dois")]
+
+
+def test_only_the_last_turns_are_kept(store):
+    for text in "abcde":
+        turn(store, text)
+    assert [t.message.text for t in store.begin_turn(said("f")).history] == ["c", "d", "e"]
+    assert store.begin_turn(said("f")).number == 6
+
+
+def test_an_answered_message_has_its_turn_already(store):
+    first = turn(store, "oi")
+    again = store.begin_turn(said("oi"))
+    assert again.answered == first
+
+
+def test_a_zombie_commits_nothing(store):
+    zombie = store.begin_turn(said("oi"))
+    alive = store.begin_turn(said("oi"))
+    assert store.commit_turn(zombie, "from the zombie") is None
+    assert store.turn_of("ana", "id-oi") is None
+    assert store.commit_turn(alive, "from the living").reply == "from the living"
+    assert store.commit_turn(zombie, "from the zombie") is None
+    assert [t.reply for t in store.history("ana")] == ["from the living"]
+
+
+def test_the_same_run_cannot_commit_twice(store):
+    begun = store.begin_turn(said("oi"))
+    assert store.commit_turn(begun, "a")
+    assert store.commit_turn(begun, "b") is None
+
+
+def test_attempts_at_one_message_are_counted(store):
+    assert [store.begin_turn(said("oi")).attempts for _ in range(3)] == [1, 2, 3]
+    assert store.begin_turn(said("outra")).attempts == 1
+
+
+def test_users_do_not_share_anything(store):
+    turn(store, "segredo", "1")
+    begun = store.begin_turn(said("oi", "10"))
+    assert (begun.number, begun.history) == (1, ())
+    # Names that AMQP or Redis might read as patterns or parts of others.
+    for user in ("1.0", "1%2E0", "*", "#", "1}:x", "{1}"):
+        assert store.begin_turn(said("oi", user)).history == ()
+        turn(store, f"de {user}", user)
+    for user in ("1.0", "1%2E0", "*", "#", "1}:x", "{1}"):
+        assert [t.message.text for t in store.history(user)] == [f"de {user}"]
+
+
+def test_replies_are_claimed_in_order_and_once(store):
+    turn(store, "um")
+    turn(store, "dois")
+    first = store.claim_delivery("ana", holder="a", seconds=60)
+    assert (first.number, first.turn.reply, first.parts) == (1, "re: um", 0)
+    assert store.settle_done(first)
+    second = store.claim_delivery("ana", holder="a", seconds=60)
+    assert (second.number, second.turn.reply) == (2, "re: dois")
+    assert store.settle_done(second)
+    assert store.claim_delivery("ana", holder="a", seconds=60) is None
+    assert store.due_outboxes(before=1e12) == []
+
+
+def test_one_sender_at_a_time(store, clock):
+    turn(store, "um")
+    store.claim_delivery("ana", holder="a", seconds=60)
+    with pytest.raises(Busy):
+        store.claim_delivery("ana", holder="b", seconds=60)
+    clock.now += 61
+    assert store.claim_delivery("ana", holder="b", seconds=60).number == 1
+
+
+def test_the_last_look_gives_the_claim_back(store):
+    turn(store, "um")
+    store.settle_done(store.claim_delivery("ana", holder="a", seconds=60))
+    assert store.claim_delivery("ana", holder="a", seconds=60) is None
+    turn(store, "dois")
+    assert store.claim_delivery("ana", holder="b", seconds=60).number == 2
+
+
+def test_a_wake_up_that_comes_back_goes_on_where_it_stopped(store):
+    turn(store, "um")
+    before = store.claim_delivery("ana", holder="a", seconds=60)
+    assert store.settle_part(before, 2)
+    after = store.claim_delivery("ana", holder="a", seconds=60)
+    assert (after.number, after.parts) == (1, 2)
+    assert not store.settle_done(before), "the run that was cut off may write nothing"
+    assert store.settle_done(after)
+
+
+def test_a_postponed_reply_is_due_later(store, clock):
+    turn(store, "um")
+    claimed = store.claim_delivery("ana", holder="a", seconds=60)
+    assert store.settle_part(claimed, 1)
+    assert store.settle_later(claimed, pause=30)
+    assert store.due_outboxes(before=clock.now + 29) == []
+    assert store.due_outboxes(before=clock.now + 30) == ["ana"]
+    assert store.claim_delivery("ana", holder="b", seconds=60).parts == 1
+
+
+def test_sessions_end_unless_active(store, clock):
+    turn(store, "um")
+    assert store.sessions() == {"ana": 1000.0}
+    store.end_session("ana", unless_active_since=999.0)
+    assert store.sessions() == {"ana": 1000.0}
+    store.end_session("ana", unless_active_since=1000.0)
+    assert store.sessions() == {}
+
+
+def test_unreadable_state_is_an_error_and_no_new_user(store):
+    turn(store, "um")
+    store._redis.rpush("chatbot:{ana}:history", "not json")
+    with pytest.raises(ValueError):
+        store.begin_turn(said("dois"))
+
+
+def test_a_missing_redis_is_transient():
+    store = Store(connect("redis://127.0.0.1:1/0", timeout=0.5), history_turns=3, retention=10, clock=Clock())
+    with pytest.raises(Transient, match="Redis"):
+        store.begin_turn(said("oi"))
