@@ -14,7 +14,8 @@ task_default_routing_key = HOUSEKEEPING
 # the dead letters instead of acknowledging it away.
 task_acks_late = True
 task_reject_on_worker_lost = True
-task_acks_on_failure_or_timeout = False
+task_acks_on_failure = False
+task_acks_on_timeout = False
 worker_prefetch_multiplier = 1
 task_ignore_result = True
 

@@ -10,11 +10,9 @@ import signal
 import sys
 import threading
 
-from celery.beat import Scheduler, Service
-from celery.worker import WorkController, state
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from chatbot import config
+from chatbot import config, embedded
 from chatbot.app import Chatbot, configure_logging
 from chatbot.webhook import create_app
 
@@ -33,34 +31,17 @@ def run() -> None:
     server = _listen(bot)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _n, _f: ended.set())
+        signal.signal(number, lambda *_: ended.set())
     print("  loading the agent (CrewAI takes a few seconds) …", flush=True)
     bot.warm_up()
-    ready = threading.Event()
-    worker = WorkController(
-        app=bot.celery, pool_cls="threads", concurrency=CONCURRENCY, ready_callback=lambda _: ready.set(),
-        without_gossip=True, without_mingle=True, without_heartbeat=True,
-    )  # fmt: skip
-    beat = Service(bot.celery, scheduler_cls=Scheduler)
-    threads = [
-        threading.Thread(target=server.serve_forever, name="web", daemon=True),
-        threading.Thread(target=worker.start, name="worker", daemon=True),
-        threading.Thread(target=beat.start, name="beat", daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    while not ready.wait(0.1) and not ended.is_set() and threads[1].is_alive():
-        pass
-    if not ended.is_set():
+    web = threading.Thread(target=server.serve_forever, name="web", daemon=True)
+    with embedded.worker(bot, concurrency=CONCURRENCY), embedded.beat(bot):
+        web.start()
         print(f"\n  Chat at http://{settings.host}:{settings.port}/simulator   (Ctrl-C stops it)", flush=True)
         ended.wait()
-    print("\n  stopping …", flush=True)
-    beat.stop()
-    state.should_stop = 0
-    server.shutdown()
-    bot.simulator.close()
-    threads[1].join(10)
-    state.should_stop = None
+        print("\n  stopping …", flush=True)
+        server.shutdown()
+        bot.simulator.close()
     bot.close()
 
 

@@ -188,16 +188,13 @@ class Router:
         **options: Any,
     ) -> AsyncResult[Any]:  # fmt: skip
         publisher.returned.clear()
-        return self._celery.send_task(
-            task,
-            arguments,
-            kwargs,
-            producer=publisher,
-            retry=False,
-            delivery_mode="persistent",
-            confirm_timeout=self._remaining(deadline),
-            **options,
-        )
+        try:
+            return self._celery.send_task(
+                task, arguments, kwargs, producer=publisher, retry=False, delivery_mode="persistent",
+                confirm_timeout=self._remaining(deadline), **options,
+            )  # fmt: skip
+        except OperationalError as err:
+            raise err.__cause__ or err from None  # Celery wraps what the broker answered
 
     def _remaining(self, deadline: float) -> float:
         remaining = deadline - self._clock()

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from amqp.exceptions import NotFound, PreconditionFailed
+from amqp.exceptions import NotFound, PreconditionFailed, RecoverableConnectionError
 from celery import bootsteps
 from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
@@ -61,7 +61,8 @@ class Session:
 class _Loop:
     """Work for the event loop, done in slices so that heartbeats and acks keep flowing."""
 
-    soon: Callable[..., Any]
+    soon: Callable[[Callable[[], None]], Any]
+    channel_errors: tuple[type[Exception], ...]
     work: deque[Callable[[], None]] = field(default_factory=deque)
     awake: bool = False
 
@@ -77,6 +78,10 @@ class _Loop:
         try:
             for _ in range(min(SLICE, len(self.work))):
                 self.work.popleft()()
+        except self.channel_errors as err:
+            # The users of that channel are no longer heard here: let go of everything,
+            # and the broker hands the leases out anew.
+            raise RecoverableConnectionError(f"a channel was closed: {err}") from err
         finally:
             self.awake = False
             if self.work:
@@ -114,7 +119,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._virtual = consumer.connection.transport.driver_type == "memory"
         self._handle = consumer.create_task_handler()
         self._accept = prepare_accept_content(consumer.app.conf.accept_content)
-        self._loop = _Loop(consumer.call_soon)
+        self._loop = _Loop(self._soon, tuple(consumer.channel_errors))
         self._stopping = False
         self.sessions = {}
         self._amqp_channel: Any = None
@@ -152,6 +157,14 @@ class Subscriptions(bootsteps.StartStopStep):
         except errors as err:
             log.warning("sessions.handover_failed", error=repr(err))
         log.info("sessions.handed_over", sessions=len(self.sessions))
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        if self._consumer.hub is None:
+            self._consumer.call_soon(call)
+        else:
+            # Not hub.call_soon: what that is given by a callback of its own waits for the
+            # next event or for a second. Due timers are looked at before every wait.
+            self._consumer.hub.call_later(0, call)
 
     # -- opening ----------------------------------------------------------------
 

@@ -1,0 +1,21 @@
+"""A WhatsApp on your desk: a chat page, and a stand-in for the Graph API.
+
+In come what people type in the page and what our sender asks the Graph API; out go
+signed Cloud API webhooks over real HTTP, messages and statuses. It plays Meta, so it
+knows nothing of the rest of this package. Everything lives in the memory of one process.
+
+==============  =====================================================================
+``graph``       what Meta answers: validation, error bodies
+``faults``      scripted failures of the stand-in
+``state``       conversations, calls and events, bounded and safe between threads
+``webhooks``    bodies as Meta writes them, signed, and the threads that post them
+``routes``      the HTTP surface under ``/simulator``
+==============  =====================================================================
+"""
+
+from __future__ import annotations
+
+from chatbot.simulator.routes import create_app, create_blueprint
+from chatbot.simulator.simulator import Simulator
+
+__all__ = ["Simulator", "create_app", "create_blueprint"]

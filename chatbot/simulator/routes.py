@@ -1,0 +1,250 @@
+"""The HTTP surface under ``/simulator``: page, events, stand-in, script.
+
+In come requests, out go answers; what they do is in ``simulator`` and ``state``.
+
+==============================================  ============================================
+GET ``/simulator``                              the chat page
+POST ``/graph/<version>/<number-id>/messages``  the stand-in for the Graph API
+POST ``/say``                                   write as a person: posts a signed webhook
+GET ``/conversations?users=a,b``                what a page shows when it loads
+GET ``/events?since=n&users=a,b&shown=a``       what happens from then on (event stream)
+GET, DELETE ``/sent``; GET ``/calls``           what the stand-in was asked; ``?to=<user>``
+GET, POST, DELETE ``/faults``                   scripted failures
+==============================================  ============================================
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
+from werkzeug.exceptions import BadRequest
+
+from chatbot.simulator import graph
+from chatbot.simulator.faults import Fault
+from chatbot.simulator.simulator import Simulator, new_id
+
+STREAM_SECONDS = 20.0
+HEARTBEAT = 5.0
+LONGEST_SAID = 65_536
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+_USER = re.compile(r"\d{5,20}|[A-Z]{2}\.[A-Za-z0-9]{1,128}")
+
+
+def create_app(simulator: Simulator) -> Flask:
+    """Return a WSGI application with nothing but the simulator."""
+    app = Flask("chatbot.simulator")
+    app.register_blueprint(create_blueprint(simulator))
+    return app
+
+
+def create_blueprint(simulator: Simulator) -> Blueprint:
+    """Return everything under ``/simulator`` for this simulator."""
+    blueprint = Blueprint(
+        "simulator", __name__, url_prefix="/simulator", static_folder="static", template_folder="templates"
+    )
+    _serve_page(blueprint, simulator)
+    _serve_graph(blueprint, simulator)
+    _serve_script(blueprint, simulator)
+    return blueprint
+
+
+def _serve_page(blueprint: Blueprint, simulator: Simulator) -> None:
+    @blueprint.get("")
+    @blueprint.get("/")
+    def page() -> Response:
+        answer = Response(render_template("simulator.html"))
+        answer.headers["Content-Security-Policy"] = CSP
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+    @blueprint.post("/say")
+    def say() -> Response:
+        messages = _said(request.get_json())
+        status = simulator.say(messages)
+        return jsonify(id=[message["id"] for message in messages], status=status)
+
+    @blueprint.get("/conversations")
+    def conversations() -> Response:
+        return jsonify(simulator.state.conversations(_listed("users")))
+
+    @blueprint.get("/events")
+    def events() -> Response:
+        since = request.headers.get("Last-Event-ID") or request.args.get("since") or simulator.state.last
+        try:
+            stream = _stream(simulator, int(since), set(_listed("users")), _listed("shown"))
+        except ValueError:
+            raise BadRequest("since is a number") from None
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return Response(stream, mimetype="text/event-stream", headers=headers)
+
+
+def _serve_graph(blueprint: Blueprint, simulator: Simulator) -> None:
+    @blueprint.post("/graph/<version>/<phone_number_id>/messages")
+    def messages(version: str, phone_number_id: str) -> Response:
+        body = request.get_json(silent=True)
+        try:
+            if not re.fullmatch(r"v\d+\.\d+", version) or phone_number_id != simulator.phone_number_id:
+                raise graph.Refused(400, 100, f"Unsupported post request. Object {phone_number_id!r} is unknown")
+            graph.authorize(request.headers.get("Authorization"))
+            asked = graph.parse(body)
+            return _read(simulator, asked) if isinstance(asked, graph.Read) else _text(simulator, asked)
+        except graph.Refused as refused:
+            return _refuse(simulator, refused, body if isinstance(body, dict) else {})
+
+
+def _serve_script(blueprint: Blueprint, simulator: Simulator) -> None:
+    @blueprint.get("/sent")
+    def sent() -> Response:
+        return jsonify(simulator.state.sent(request.args.get("to")))
+
+    @blueprint.delete("/sent")
+    def forget() -> Response:
+        simulator.state.forget()
+        return jsonify(success=True)
+
+    @blueprint.get("/calls")
+    def calls() -> Response:
+        return jsonify(simulator.state.calls(request.args.get("to")))
+
+    @blueprint.route("/faults", methods=["GET", "POST", "DELETE"])
+    def faults() -> Response:
+        if request.method == "DELETE":
+            simulator.faults.clear()
+        if request.method == "POST":
+            scripted = request.get_json()
+            try:
+                simulator.faults.script(
+                    [Fault.from_dict(f) for f in (scripted if isinstance(scripted, list) else [scripted])]
+                )
+            except ValueError as err:
+                return _bad_request(str(err))
+        return jsonify(simulator.faults.to_list())
+
+    @blueprint.errorhandler(BadRequest)
+    def bad_request(error: BadRequest) -> Response:
+        return _bad_request(str(error.description))
+
+
+def _bad_request(reason: str) -> Response:
+    answer = jsonify(error=reason)
+    answer.status_code = 400
+    return answer
+
+
+# People
+
+
+def _said(body: Any) -> list[dict[str, str]]:
+    """Return the messages of a ``/say`` body. Raises ``BadRequest``."""
+    listed = body.get("messages", [body]) if isinstance(body, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise BadRequest("say wants an object, or `messages` with a list of them")
+    return [_message(item) for item in listed]
+
+
+def _message(item: Any) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise BadRequest("a message is an object with `from`, `name` and `text`")
+    user, text = str(item.get("from") or "").lstrip("+"), item.get("text")
+    if not _USER.fullmatch(user):
+        raise BadRequest("`from` is a number in digits or a user id (`BR.…`)")
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_SAID:
+        raise BadRequest(f"`text` has 1 to {LONGEST_SAID} characters")
+    name = str(item.get("name") or user)[:256]
+    return {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256]}
+
+
+def _listed(name: str) -> list[str]:
+    return [user for user in request.args.get(name, "").split(",") if user]
+
+
+def _stream(simulator: Simulator, since: int, users: set[str], shown: list[str]) -> Iterator[str]:
+    """Yield events as they happen, for a while; the browser connects again by itself.
+
+    The end comes by the clock, so that no thread outlives a page that is gone.
+    """
+    state, ends = simulator.state, time.monotonic() + STREAM_SECONDS
+    with state.watching(shown) as read:
+        simulator.report_read(read)
+        yield "retry: 250\n\n"
+        while not state.closed and time.monotonic() < ends:
+            events = state.events(since, wait=HEARTBEAT)
+            if events is None:  # too old a number, or it is over
+                yield "event: reset\ndata: {}\n\n"
+                return
+            for event in events:
+                since = event.number
+                if not users or event.user in users or not event.user:
+                    data = {"number": since, "kind": event.kind, "user": event.user, **event.data}
+                    yield f"id: {since}\ndata: {json.dumps(data)}\n\n"
+            if not events:
+                yield f"id: {since}\n: still here\n\n"
+
+
+# The stand-in
+
+
+def _text(simulator: Simulator, text: graph.Text) -> Response:
+    fault = simulator.faults.take(text.to)
+    if fault is not None and fault.refuses:
+        simulator.wait(fault.delay)
+        raise graph.Refused(
+            fault.status, fault.code, f"(#{fault.code}) Scripted {fault.kind}", retry_after=fault.retry_after
+        )
+    message_id = simulator.accept(text, fault)
+    outcome = fault.kind if fault else "accepted"
+    simulator.state.called(
+        kind="text", to=text.to, text=text.body, callback=text.callback, status=200, outcome=outcome, id=message_id
+    )
+    if fault is not None:
+        simulator.wait(fault.delay)
+        if fault.kind == "drop_answer":
+            return _hang_up()
+    return jsonify(text.accepted(message_id))
+
+
+def _read(simulator: Simulator, read: graph.Read) -> Response:
+    user = simulator.state.read(read.message_id, typing=read.typing)
+    simulator.state.called(
+        kind="typing" if read.typing else "read", to=user, status=200, outcome="accepted", id=read.message_id
+    )
+    return jsonify(success=True)
+
+
+def _refuse(simulator: Simulator, refused: graph.Refused, body: dict[str, Any]) -> Response:
+    to = str(body.get("to") or body.get("recipient") or "").lstrip("+")
+    simulator.state.called(
+        kind="read" if "status" in body else "text",
+        to=to,
+        status=refused.status,
+        outcome="refused",
+        code=refused.code,
+        error=str(refused),
+    )
+    answer = jsonify(refused.body)
+    answer.status_code = refused.status
+    if refused.retry_after is not None:
+        answer.headers["Retry-After"] = f"{refused.retry_after:g}"
+    return answer
+
+
+def _hang_up() -> Response:
+    """Cut the connection where the server lets us, so that the caller never hears back."""
+    connection = request.environ.get("werkzeug.socket") or request.environ.get("gunicorn.socket")
+    if isinstance(connection, socket.socket):
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            current_app.logger.debug("the caller was gone already")
+    return Response("", status=500, mimetype="text/plain")

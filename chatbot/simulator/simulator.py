@@ -1,0 +1,81 @@
+"""The simulator itself: what people say goes to the webhook, what we send comes here.
+
+Promise: a text that was accepted is in ``sent`` before the caller hears of it, and its
+statuses follow from background threads.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from chatbot.simulator import graph
+from chatbot.simulator.faults import Fault, Faults
+from chatbot.simulator.state import Bubble, State
+from chatbot.simulator.webhooks import Poster, message_body, status_body
+
+
+class Simulator:
+    """One pretended WhatsApp for one business number."""
+
+    def __init__(
+        self, *, webhook_url: str, app_secret: str, phone_number_id: str = "100000000000001"
+    ) -> None:
+        self.phone_number_id = phone_number_id
+        self.state = State()
+        self.faults = Faults()
+        self._poster = Poster(webhook_url, app_secret)
+
+    def start(self) -> None:
+        """Start posting statuses; may be called again."""
+        self._poster.start()
+
+    def close(self) -> None:
+        """End the threads, the pages' event streams and any scripted delay."""
+        self.state.close()
+        self._poster.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond ``close``."""
+        self._poster.closed.wait(seconds)
+
+    def say(self, messages: list[dict[str, str]]) -> int:
+        """Post what people wrote in one webhook; return its HTTP status, 0 without answer."""
+        for message in messages:
+            self.state.say(
+                message_id=message["id"], user=message["from"], name=message["name"], text=message["text"]
+            )
+        status = self._poster.post(message_body(self.phone_number_id, messages))
+        for message in messages:
+            self.state.settle(message["id"], taken=status == 200)
+        return status
+
+    def accept(self, text: graph.Text, fault: Fault | None = None) -> str:
+        """Take a text of the business to its person; return its new id."""
+        message_id = new_id()
+        silent = fault is not None and fault.kind == "no_status"
+        copies = 2 if fault is not None and fault.kind == "duplicate_status" else 1
+        seen = self.state.send(
+            message_id=message_id, user=text.to, text=text.body, callback=text.callback, silent=silent
+        )
+        if not silent:
+            statuses = ("sent", "delivered", "read") if seen else ("sent", "delivered")
+            self._report(message_id, text.to, text.callback, [s for s in statuses for _ in range(copies)])
+        return message_id
+
+    def report_read(self, bubbles: list[Bubble]) -> None:
+        """Tell the business that a person has now read these."""
+        for bubble in bubbles:
+            self._report(bubble.id, bubble.user, bubble.callback, ["read"])
+
+    def _report(self, message_id: str, to: str, callback: str, statuses: list[str]) -> None:
+        bodies: list[dict[str, Any]] = [
+            status_body(self.phone_number_id, message_id=message_id, status=status, to=to, callback=callback)
+            for status in statuses
+        ]
+        self._poster.enqueue(bodies)
+
+
+def new_id() -> str:
+    """Return a message id that looks like Meta's."""
+    return f"wamid.{secrets.token_urlsafe(24)}"

@@ -1,0 +1,267 @@
+"""Sessions on a real broker: opened on demand, closed when idle, handed over, never deaf."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from chatbot import embedded, topology
+from chatbot.app import Chatbot
+from chatbot.config import Settings
+from chatbot.messages import Message
+from chatbot.router import Router
+from chatbot.subscriptions import Subscriptions
+from tests.servers import wait_until
+from tests.system import System
+
+pytestmark = pytest.mark.usefixtures("no_queue_left")
+fresh = itertools.count(1)
+
+
+@pytest.fixture
+def no_queue_left(rabbitmq):
+    """A leaked queue of a user fails the test that leaked it."""
+    yield
+    left = [q for q in rabbitmq.queues() if q.startswith("chat.") and q not in {"chat.open", "chat.dead"}]
+    for queue in [*left, "chat.open"]:
+        rabbitmq.ctl("delete_queue", queue)
+    assert left == []
+
+
+class Echo:
+    """An agent that repeats, and may be held."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.go.set()
+        self.seen: list[str] = []
+
+    def reply(self, message, history):
+        self.seen.append(message.text)
+        assert self.go.wait(30)
+        return f"{len(history) + 1}: {message.text}"
+
+
+def chatbot(rabbitmq, redis_server, **settings) -> Chatbot:
+    values = {
+        "broker_url": rabbitmq.url,
+        "redis_url": redis_server.url,
+        "env": "test",
+        "idle_timeout": 1800,
+        "housekeeping_interval": 3600,
+        **settings,
+    }
+    bot = Chatbot(Settings(_env_file=None, **values))
+    bot.agent = Echo()
+    bot.warm_up = lambda: None
+    return bot
+
+
+@pytest.fixture
+def bot(rabbitmq, redis_server):
+    bot = chatbot(rabbitmq, redis_server)
+    bot.store._redis.flushdb()
+    yield bot
+    bot.close()
+
+
+@contextmanager
+def serving(bot, step: type[Subscriptions] = Subscriptions):
+    """A worker in this process; its sessions are closed before it stops."""
+    bot.celery.steps["consumer"].clear()
+    bot.celery.steps["consumer"].add(step)
+    with embedded.worker(bot, concurrency=8):
+        yield
+        bot.agent.go.set()
+        close_all(bot)
+
+
+def close_idle(bot, seconds):
+    bot.celery.control.broadcast("close_idle_sessions", arguments={"idle_timeout": seconds})
+
+
+def close_all(bot):
+    """Close every session; one whose turn is just ending is not idle yet, so ask again."""
+
+    def closed():
+        close_idle(bot, 0)
+        return not bot.sessions.live()
+
+    wait_until(closed, what="all sessions closed")
+
+
+def say(bot, text, user="ana"):
+    bot.router.route(Message(user=user, id=f"{next(fresh)}-{text}", text=text))
+
+
+def replies(bot, user="ana"):
+    return [turn.reply for turn in bot.store.history(user)]
+
+
+def test_a_session_opens_closes_and_remembers(rabbitmq, bot):
+    with serving(bot):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        assert rabbitmq.queues()["chat.ana"] == (0, 1)
+        close_idle(bot, 3600)
+        assert "ana" in bot.sessions.live(), "it is not idle for that long"
+        close_all(bot)
+        assert "chat.ana" not in rabbitmq.queues()
+        say(bot, "voltei")
+        wait_until(lambda: replies(bot) == ["1: oi", "2: voltei"], what="the user is remembered")
+
+
+def test_a_session_with_a_turn_under_way_is_not_closed(rabbitmq, bot):
+    with serving(bot):
+        bot.agent.go.clear()
+        say(bot, "oi")
+        wait_until(lambda: bot.agent.seen)
+        close_idle(bot, 0)
+        assert bot.sessions.live()["ana"]["busy"]
+        assert rabbitmq.queues()["chat.ana"] == (1, 1)
+        bot.agent.go.set()
+        wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_a_message_between_the_routers_look_and_its_publish_is_answered(rabbitmq, bot):
+    """The queue is deleted after the router saw a consumer and before it publishes."""
+
+    class Slow(Router):
+        raced = 0
+
+        def _open(self, publisher, queue, as_it_is, deadline):
+            super()._open(publisher, queue, as_it_is, deadline)
+            if not self.raced:
+                self.raced = 1
+                close_all(bot)
+
+    with serving(bot):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        router = Slow(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+        router.route(Message(user="ana", id="raced", text="bem na hora"))
+        router.close()
+        wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"])
+        assert router.raced
+
+
+def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
+    """A message slips into the queue after its consumer was cancelled."""
+    raced = []
+
+    class Racing(Subscriptions):
+        def _delete(self, queue):
+            if not raced:
+                raced.append(queue)
+                with bot.celery.connection_for_write() as connection:
+                    producer = bot.celery.amqp.Producer(connection)
+                    bot.celery.send_task(
+                        "chatbot.answer", ("ana", "bem na hora"), {"id": "raced"}, producer=producer,
+                        exchange="chat", routing_key=queue,
+                    )  # fmt: skip
+            return super()._delete(queue)
+
+    with serving(bot, Racing):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        close_all(bot)
+        wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"])
+    assert raced == ["chat.ana"]
+
+
+def test_two_requests_make_one_subscription(rabbitmq, bot):
+    with serving(bot):
+        for _ in range(3):
+            bot.router.request_subscriber("chat.ana")
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        assert rabbitmq.queues()["chat.ana"] == (0, 1)
+
+
+def test_an_unreadable_request_costs_nobody_anything(rabbitmq, bot):
+    with serving(bot):
+        with bot.celery.connection_for_write() as connection:
+            bot.celery.amqp.Producer(connection).publish("?", exchange="chat", routing_key="chat.open")
+            bot.celery.amqp.Producer(connection).publish({"queue": 7}, exchange="chat", routing_key="chat.open")
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_a_settings_change_uses_the_live_queue_as_it_is(rabbitmq, redis_server, bot):
+    with bot.celery.connection_for_write() as connection:
+        topology.CHAT.bind(connection.default_channel).declare()
+        connection.default_channel.queue_declare("chat.ana", durable=True, auto_delete=False, arguments={"x-max-length": 7})
+    with serving(bot):
+        say(bot, "oi")
+        say(bot, "de novo")
+        wait_until(lambda: replies(bot) == ["1: oi", "2: de novo"])
+
+
+def test_what_expires_goes_to_the_dead_letters(rabbitmq, redis_server):
+    bot = chatbot(rabbitmq, redis_server, reply_window=0.5)
+    bot.store._redis.flushdb()
+    before = rabbitmq.queues().get("chat.dead", (0, 0))[0]
+    with serving(bot):
+        bot.agent.go.clear()
+        say(bot, "respondida")
+        wait_until(lambda: bot.agent.seen)
+        say(bot, "velha")
+        wait_until(lambda: rabbitmq.queues()["chat.dead"][0] == before + 1, what="the old message is set aside")
+        bot.agent.go.set()
+        wait_until(lambda: replies(bot) == ["1: respondida"])
+    bot.close()
+
+
+def test_rescue_reopens_what_nobody_consumes(rabbitmq, bot):
+    """A request can only be lost by hand; rescue finds the queue all the same."""
+    say(bot, "oi")
+    bot.store.begin_turn(Message(user="ana", id="x", text="x"))  # the session is known
+    wait_until(lambda: rabbitmq.queues()["chat.open"][0] == 1)
+    rabbitmq.ctl("purge_queue", "chat.open")
+    with serving(bot):
+        assert bot.sessions.rescue() == {"reopened": 1, "outboxes": 0}
+        wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_a_full_queue_refuses_and_the_message_is_kept(rabbitmq, redis_server):
+    from chatbot.errors import QueueFull
+
+    bot = chatbot(rabbitmq, redis_server, max_waiting=2)
+    bot.store._redis.flushdb()
+    with serving(bot):
+        bot.agent.go.clear()
+        say(bot, "em curso")
+        wait_until(lambda: bot.agent.seen)
+        say(bot, "1")
+        say(bot, "2")
+        with pytest.raises(QueueFull):
+            say(bot, "3")
+        say(bot, "oi", user="beto")
+        bot.agent.go.set()
+        wait_until(lambda: replies(bot) == ["1: em curso", "2: 1", "3: 2"] and replies(bot, "beto") == ["1: oi"])
+    bot.close()
+
+
+def test_sessions_move_on_a_warm_shutdown_and_after_a_kill(tmp_path, rabbitmq, redis_server):
+    """Waiting messages go on at another worker, without a new message."""
+    from tests.stub_llm import StubLLM
+
+    with StubLLM(delay=0.5) as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=3, idle_timeout=5) as system:
+        system.start("web", "sender", "worker.1", "beat")
+        users = [f"55119999{n:05}" for n in range(8)]
+        texts = [f"m{n}" for n in range(8)]
+        for user in users:
+            assert system.post(*((user, f"wamid.{user}.{text}", text) for text in texts)).status_code == 200
+        wait_until(lambda: len(llm.calls) >= 8)
+        system.start("worker.2")
+        system.processes["worker.1"].terminate()
+        done = len(llm.calls)
+        wait_until(lambda: len(llm.calls) > done + 8, what="the second worker goes on")
+        system.start("worker.3")
+        system.processes["worker.2"].kill()
+        for user in users:
+            assert system.wait_replies(user, len(texts)) == [f"eco: {text}" for text in texts]
+        wait_until(lambda: not system.user_queues(), seconds=40, what="idle queues gone")

@@ -1,0 +1,398 @@
+"""The simulator over real HTTP, with a tiny business that checks the signature itself."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from flask import Flask, Response, request
+from werkzeug.serving import make_server
+
+from chatbot.simulator import Simulator, create_app
+from chatbot.simulator import state as simulator_state
+from tests.servers import wait_until
+
+SECRET = "the app secret"  # noqa: S105  # a test's own
+MARIA, JOAO, BSUID = "5511999990001", "5521988880002", "BR.1047385771169864"
+NUMBER = "100000000000001"
+AUTHORIZED = {"Authorization": "Bearer any token"}
+
+
+@contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    """Serve an app on a free port of the loopback; yields its address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join(5)
+        server.server_close()
+
+
+class Business:
+    """A business that answers every message with its echo, as ours would."""
+
+    def __init__(self) -> None:
+        self.graph = ""
+        self.answers = 200
+        self.talks = True
+        self.bodies: list[dict[str, Any]] = []
+        self.app = Flask("business")
+        self.app.post("/webhook")(self.receive)
+
+    def receive(self) -> Response:
+        body = request.get_data()
+        expected = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(expected, request.headers.get("X-Hub-Signature-256", "")):
+            return Response(status=401)
+        if self.answers != 200:
+            return Response(status=self.answers)
+        self.bodies.append(json.loads(body))
+        for message in self.values("messages")[-1:] if self.talks else []:
+            self.answer(message)
+        return Response(status=200)
+
+    def answer(self, message: dict[str, Any]) -> None:
+        """Read, type, and echo what the last webhook said."""
+        if message is not self.last("messages"):
+            return
+        seen = {"messaging_product": "whatsapp", "status": "read", "message_id": message["id"]}
+        assert self.call({**seen, "typing_indicator": {"type": "text"}}).json() == {"success": True}
+        to = {"to": message["from"]} if "from" in message else {"recipient": message["from_user_id"]}
+        self.send(f"eco: {message['text']['body']}", callback=message["id"], **to)
+
+    def send(self, text: str, *, callback: str = "", **to: str) -> httpx.Response:
+        body = {"messaging_product": "whatsapp", "type": "text", "text": {"body": text}, **to}
+        return self.call({**body, "biz_opaque_callback_data": callback})
+
+    def call(self, body: Any, *, headers: dict[str, str] = AUTHORIZED, timeout: float = 10) -> httpx.Response:
+        return httpx.post(f"{self.graph}/{NUMBER}/messages", json=body, headers=headers, timeout=timeout)
+
+    def values(self, field: str) -> list[dict[str, Any]]:
+        """Return every message, contact or status the webhook got."""
+        return [
+            value
+            for body in self.bodies
+            for entry in body["entry"]
+            for change in entry["changes"]
+            for value in change["value"].get(field, [])
+        ]
+
+    def last(self, field: str) -> dict[str, Any] | None:
+        """Return the last webhook's own first value, if it has one."""
+        return next(iter(self.bodies[-1]["entry"][0]["changes"][0]["value"].get(field, [])), None)
+
+    def statuses(self, message_id: str) -> list[str]:
+        return [s["status"] for s in self.values("statuses") if s["id"] == message_id]
+
+
+class Desk:
+    """One simulator, its address, and the business it talks to."""
+
+    def __init__(self, url: str, simulator: Simulator, business: Business) -> None:
+        self.url, self.simulator, self.business = f"{url}/simulator", simulator, business
+
+    def say(self, text: str, user: str = MARIA, **more: Any) -> dict[str, Any]:
+        return self.post("/say", {"from": user, "name": "Maria", "text": text, **more})
+
+    def post(self, path: str, body: Any) -> Any:
+        return httpx.post(self.url + path, json=body, timeout=30).raise_for_status().json()
+
+    def get(self, path: str, **params: str) -> Any:
+        return httpx.get(self.url + path, params=params).raise_for_status().json()
+
+    def sent(self, **params: str) -> list[dict[str, Any]]:
+        return self.get("/sent", **params)  # type: ignore[no-any-return]  # JSON
+
+    def bubbles(self, user: str = MARIA) -> list[dict[str, Any]]:
+        return self.get("/conversations", users=user)["conversations"][user]["messages"]  # type: ignore[no-any-return]
+
+    @contextmanager
+    def events(self, **params: str) -> Iterator[Iterator[dict[str, Any]]]:
+        with httpx.stream("GET", f"{self.url}/events", params=params, timeout=10) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "retry: 250"  # from here on the phones count as looked at
+            yield (json.loads(line[6:]) for line in lines if line.startswith("data: "))
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    """A simulator and a business, each on a real server."""
+    business = Business()
+    with serving(business.app) as business_url:
+        simulator = Simulator(webhook_url=f"{business_url}/webhook", app_secret=SECRET)
+        simulator.start()
+        with serving(create_app(simulator)) as url:
+            business.graph = f"{url}/simulator/graph/v26.0"
+            yield Desk(url, simulator, business)
+            simulator.close()
+
+
+def test_what_is_said_arrives_signed_and_the_reply_is_kept(desk: Desk) -> None:
+    said = desk.say("olá *João* ☕")
+    assert said["status"] == 200
+    [message] = desk.business.values("messages")
+    assert message["id"] == said["id"][0]
+    assert message["from"] == MARIA
+    assert message["text"] == {"body": "olá *João* ☕"}
+    assert message["timestamp"].isdigit()
+    [contact] = desk.business.values("contacts")
+    assert contact == {"profile": {"name": "Maria"}, "wa_id": MARIA}
+    [reply] = desk.sent(to=MARIA)
+    assert reply["text"] == "eco: olá *João* ☕"
+    assert reply["to"] == MARIA
+    assert reply["callback"] == message["id"]
+    assert isinstance(reply["time"], float)
+    assert desk.sent(to=JOAO) == []
+    assert desk.sent() == [reply]
+
+
+def test_statuses_come_back_in_order_with_the_callback(desk: Desk) -> None:
+    desk.say("oi")
+    [reply] = desk.sent(to=MARIA)
+    wait_until(lambda: desk.business.statuses(reply["id"]) == ["sent", "delivered"])
+    [sent, _] = desk.business.values("statuses")
+    assert sent["recipient_id"] == MARIA
+    assert sent["biz_opaque_callback_data"] == reply["callback"]
+
+
+def test_a_phone_somebody_looks_at_reports_read(desk: Desk) -> None:
+    before = desk.business.send("cedo", to=MARIA).json()["messages"][0]["id"]
+    with desk.events(since="0", users=MARIA, shown=MARIA):
+        wait_until(lambda: desk.business.statuses(before) == ["sent", "delivered", "read"])
+        during = desk.business.send("agora", to=MARIA).json()["messages"][0]["id"]
+        wait_until(lambda: desk.business.statuses(during) == ["sent", "delivered", "read"])
+
+
+def test_reading_marks_that_message_and_all_before_it(desk: Desk) -> None:
+    desk.business.talks = False
+    ids = [desk.say(text)["id"][0] for text in ("um", "dois", "três")]
+    desk.business.call({"messaging_product": "whatsapp", "status": "read", "message_id": ids[1]})
+    assert [bubble["state"] for bubble in desk.bubbles()] == ["read", "read", "delivered"]
+
+
+def test_typing_lasts_until_the_next_message(desk: Desk) -> None:
+    desk.business.talks = False
+    message_id = desk.say("oi")["id"][0]
+    seen = {"messaging_product": "whatsapp", "status": "read", "message_id": message_id}
+    desk.business.call({**seen, "typing_indicator": {"type": "text"}})
+    typing = lambda: desk.get("/conversations", users=MARIA)["conversations"][MARIA]["typing"]  # noqa: E731
+    assert 0 < typing() <= 25
+    desk.business.send("pronto", to=MARIA)
+    assert typing() == 0
+
+
+def test_a_batch_is_one_webhook(desk: Desk) -> None:
+    desk.business.talks = False
+    messages = [
+        {"from": MARIA, "name": "Maria", "text": "um", "id": "wamid.1"},
+        {"from": JOAO, "name": "João", "text": "dois"},
+        {"from": BSUID, "name": "Ana", "text": "três"},
+    ]
+    said = desk.post("/say", {"messages": messages})
+    assert said["id"][0] == "wamid.1"
+    assert len(desk.business.bodies) == 1
+    assert [m["text"]["body"] for m in desk.business.values("messages")] == ["um", "dois", "três"]
+    assert desk.business.values("contacts")[2]["user_id"] == BSUID
+
+
+def test_a_person_without_a_number_is_answered_by_user_id(desk: Desk) -> None:
+    desk.say("oi", user=BSUID)
+    [message] = desk.business.values("messages")
+    assert "from" not in message
+    [reply] = desk.sent(to=BSUID)
+    wait_until(lambda: len(desk.business.values("statuses")) == 2)
+    assert desk.business.values("statuses")[0]["recipient_user_id"] == BSUID
+    assert reply["text"] == "eco: oi"
+
+
+def test_a_refused_webhook_shows_and_the_same_id_can_be_said_again(desk: Desk) -> None:
+    desk.business.answers = 503
+    assert desk.say("oi", id="wamid.again") == {"id": ["wamid.again"], "status": 503}
+    assert [bubble["state"] for bubble in desk.bubbles()] == ["failed"]
+    desk.business.answers = 200
+    assert desk.say("oi", id="wamid.again")["status"] == 200
+    assert [bubble["state"] for bubble in desk.bubbles()] == ["read", "delivered"]
+
+
+def test_a_webhook_that_is_away_has_status_0() -> None:
+    simulator = Simulator(webhook_url="http://127.0.0.1:1/webhook", app_secret=SECRET)
+    client = create_app(simulator).test_client()
+    said = client.post("/simulator/say", json={"from": MARIA, "name": "Maria", "text": "oi"}).get_json()
+    assert said["status"] == 0
+    simulator.close()
+
+
+def test_a_status_is_posted_again_until_it_is_taken(desk: Desk) -> None:
+    desk.business.answers = 503
+    message_id = desk.business.send("oi", to=MARIA).json()["messages"][0]["id"]
+    desk.business.answers = 200
+    wait_until(lambda: desk.business.statuses(message_id) == ["sent", "delivered"])
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"text": {"body": "x" * 4097}}, 400, 100),
+        ({"text": {}}, 400, 100),
+        ({"text": {"body": "  "}}, 400, 100),
+        ({"to": ""}, 400, 100),
+        ({"messaging_product": "telegram"}, 400, 100),
+        ({"type": "hologram"}, 400, 131051),
+        ({"status": "played"}, 400, 100),
+        ({"status": "read"}, 400, 100),
+    ],
+)
+def test_calls_are_validated_as_meta_does(desk: Desk, change: dict[str, Any], status: int, code: int) -> None:
+    body = {"messaging_product": "whatsapp", "to": MARIA, "type": "text", "text": {"body": "oi"}}
+    refused = desk.business.call({**body, **change})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+    assert refused.json()["error"]["fbtrace_id"]
+    assert desk.sent() == []
+    assert desk.get("/calls")[0]["outcome"] == "refused"
+
+
+def test_the_longest_text_is_accepted(desk: Desk) -> None:
+    assert desk.business.send("x" * 4096, to=f"+{MARIA}").json()["contacts"] == [{"input": MARIA, "wa_id": MARIA}]
+
+
+def test_a_call_needs_a_bearer_token_and_our_number(desk: Desk) -> None:
+    body = {"messaging_product": "whatsapp", "to": MARIA, "text": {"body": "oi"}}
+    for headers in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer "}):
+        refused = desk.business.call(body, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, 190)
+    other = httpx.post(f"{desk.business.graph}/999/messages", json=body, headers=AUTHORIZED)
+    assert (other.status_code, other.json()["error"]["code"]) == (400, 100)
+
+
+class TestFaults:
+    def test_an_error_is_answered_as_often_as_scripted_and_only_to_that_user(self, desk: Desk) -> None:
+        fault = {"to": MARIA, "times": 2, "kind": "error", "status": 429, "code": 131056, "retry_after": 6}
+        assert desk.post("/faults", fault)[0]["times"] == 2
+        assert desk.business.send("oi", to=JOAO).status_code == 200
+        for _ in range(2):
+            refused = desk.business.send("oi", to=MARIA)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, 131056)
+            assert refused.headers["Retry-After"] == "6"
+        assert desk.get("/faults") == []
+        assert desk.business.send("oi", to=MARIA).status_code == 200
+        assert [call["outcome"] for call in desk.get("/calls", to=MARIA)] == ["refused", "refused", "accepted"]
+
+    def test_a_timeout_is_not_sent(self, desk: Desk) -> None:
+        desk.post("/faults", [{"to": None, "kind": "timeout", "delay": 30}])
+        with pytest.raises(httpx.ReadTimeout):
+            desk.business.call(
+                {"messaging_product": "whatsapp", "to": MARIA, "text": {"body": "oi"}}, timeout=0.2
+            )
+        assert desk.sent() == []
+        assert desk.get("/faults") == []
+
+    def test_a_dropped_answer_is_sent_and_reported(self, desk: Desk) -> None:
+        desk.post("/faults", {"kind": "drop_answer"})
+        with pytest.raises(httpx.RemoteProtocolError):
+            desk.business.send("oi", callback="turn 1", to=MARIA)
+        [sent] = desk.sent(to=MARIA)
+        wait_until(lambda: desk.business.statuses(sent["id"]) == ["sent", "delivered"])
+        assert desk.business.values("statuses")[0]["biz_opaque_callback_data"] == "turn 1"
+
+    def test_statuses_are_posted_twice(self, desk: Desk) -> None:
+        desk.post("/faults", {"kind": "duplicate_status"})
+        message_id = desk.business.send("oi", to=MARIA).json()["messages"][0]["id"]
+        wait_until(lambda: desk.business.statuses(message_id) == ["sent", "sent", "delivered", "delivered"])
+
+    def test_statuses_are_kept_back(self, desk: Desk) -> None:
+        desk.post("/faults", {"kind": "no_status"})
+        silent = desk.business.send("oi", to=MARIA).json()["messages"][0]["id"]
+        loud = desk.business.send("oi", to=MARIA).json()["messages"][0]["id"]
+        wait_until(lambda: desk.business.statuses(loud) == ["sent", "delivered"])
+        assert desk.business.statuses(silent) == []
+
+    def test_they_can_be_cleared(self, desk: Desk) -> None:
+        desk.post("/faults", {"kind": "error", "times": 5})
+        assert httpx.delete(f"{desk.url}/faults").json() == []
+        assert desk.business.send("oi", to=MARIA).status_code == 200
+
+    @pytest.mark.parametrize("wrong", [{"kind": "nova"}, {"kind": "error", "when": 1}, {"kind": "error", "times": "2"}, 3])
+    def test_nonsense_is_refused(self, desk: Desk, wrong: Any) -> None:
+        refused = httpx.post(f"{desk.url}/faults", json=wrong)
+        assert refused.status_code == 400
+        assert refused.json()["error"]
+
+
+def test_events_are_numbered_and_can_be_picked_up_again(desk: Desk) -> None:
+    before = desk.get("/conversations", users=MARIA)["last"]
+    desk.say("oi")
+    with desk.events(since=str(before), users=MARIA) as events:
+        seen = [next(events) for _ in range(4)]
+    assert [event["kind"] for event in seen] == ["message", "status", "typing", "message"]
+    assert [event["number"] for event in seen] == list(range(before + 1, before + 5))
+    assert (seen[1]["state"], seen[3]["side"]) == ("read", "in")
+    with desk.events(since=str(seen[2]["number"]), users=MARIA) as events:
+        assert next(events) == seen[3]
+
+
+def test_events_of_others_are_left_out(desk: Desk) -> None:
+    with desk.events(since="0", users=JOAO) as events:
+        desk.business.send("para Maria", to=MARIA)
+        desk.business.send("para João", to=JOAO)
+        assert next(events)["text"] == "para João"
+
+
+def test_a_page_that_missed_too_much_is_told_to_reload(desk: Desk) -> None:
+    with desk.events(since="5") as events:
+        desk.business.send("oi", to=MARIA)
+        assert next(events) == {}
+
+
+def test_streams_end_when_the_simulator_closes(desk: Desk) -> None:
+    with desk.events(since="0") as events:
+        threading.Thread(target=desk.simulator.close).start()
+        assert all(event == {} for event in events)
+
+
+def test_everything_can_be_forgotten(desk: Desk) -> None:
+    desk.say("oi")
+    assert httpx.delete(f"{desk.url}/sent").status_code == 200
+    assert (desk.sent(), desk.get("/calls"), desk.bubbles()) == ([], [], [])
+
+
+def test_only_the_last_messages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulator_state, "MOST_KEPT", 3)
+    state = simulator_state.State()
+    for number in range(5):
+        user = MARIA if number < 2 else JOAO
+        state.send(message_id=str(number), user=user, text="oi", callback="", silent=False)
+    assert [sent["id"] for sent in state.sent(None)] == ["2", "3", "4"]
+    assert state.sent(MARIA) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [], {}, {"messages": []}, {"from": "maria", "text": "oi"}, {"from": MARIA}, {"from": MARIA, "text": " "},
+    ],
+)  # fmt: skip
+def test_saying_nothing_or_as_nobody_is_refused(desk: Desk, body: Any) -> None:
+    refused = httpx.post(f"{desk.url}/say", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]
+
+
+def test_the_page_loads_nothing_from_elsewhere(desk: Desk) -> None:
+    for path in ("", "/"):
+        page = httpx.get(desk.url + path)
+        assert page.status_code == 200
+        assert 'lang="pt-BR"' in page.text
+        assert "http://" not in page.text
+        assert "https://" not in page.text
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
