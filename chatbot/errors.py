@@ -49,3 +49,11 @@ class BadSignature(ChatbotError):
 
 class BadPayload(ChatbotError):
     """The webhook body is not what the channel documents."""
+
+
+class ChannelDown(Transient):
+    """The channel refuses us altogether (token, permission, billing): a person must act."""
+
+
+class OutcomeUnknown(Transient):
+    """The request went out and no answer came back: it may have been carried out."""

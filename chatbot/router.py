@@ -19,6 +19,7 @@ from amqp.exceptions import MessageNacked, PreconditionFailed
 from celery import Celery
 from celery.result import AsyncResult
 from kombu import Producer
+from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 
@@ -119,7 +120,7 @@ class Router:
             deadline,
             lambda publisher: self._publish(
                 publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
-                exchange=topology.DEAD.name, routing_key="", declare=[topology.DEAD_QUEUE],
+                exchange=topology.DEAD.name, routing_key="",
                 argsrepr=_shown(message), kwargsrepr="{}", headers=headers,
             ),
         )  # fmt: skip
@@ -165,7 +166,6 @@ class Router:
             {"queue": queue},
             exchange=topology.CHAT.name,
             routing_key=topology.OPEN,
-            declare=[topology.OPEN_QUEUE],
             delivery_mode="persistent",
             mandatory=True,
             confirm_timeout=self._remaining(deadline),
@@ -178,7 +178,7 @@ class Router:
             deadline,
             lambda publisher: self._publish(
                 publisher, deadline, task, arguments, options,
-                exchange=topology.CHAT.name, routing_key=routing_key, declare=[topology.SEND_QUEUE],
+                exchange=topology.CHAT.name, routing_key=routing_key,
                 argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, expires=expires,
             ),
         )  # fmt: skip
@@ -219,6 +219,8 @@ class Router:
     def _publisher(self, deadline: float) -> Iterator[_Publisher]:
         publisher = self._pool.acquire(block=True, timeout=self._remaining(deadline))
         try:
+            for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
+                maybe_declare(queue, publisher.channel)  # once a connection
             yield publisher
         except self._errors:
             # Not to be used again: what it still waits for would be taken for the

@@ -55,7 +55,9 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
     return _envelope(phone_number_id, {"contacts": contacts, "messages": written})
 
 
-def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:
+def status_body(
+    phone_number_id: str, *, message_id: str, status: str, to: str, callback: str
+) -> dict[str, Any]:
     """Return one webhook that says what became of a message of ours."""
     report: dict[str, Any] = {
         "id": message_id,

@@ -29,7 +29,7 @@ AUTHORIZED = {"Authorization": "Bearer any token"}
 def serving(app: Flask) -> Iterator[str]:
     """Serve an app on a free port of the loopback; yields its address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -263,12 +263,14 @@ def test_calls_are_validated_as_meta_does(desk: Desk, change: dict[str, Any], st
 
 
 def test_the_longest_text_is_accepted(desk: Desk) -> None:
-    assert desk.business.send("x" * 4096, to=f"+{MARIA}").json()["contacts"] == [{"input": MARIA, "wa_id": MARIA}]
+    assert desk.business.send("x" * 4096, to=f"+{MARIA}").json()["contacts"] == [
+        {"input": MARIA, "wa_id": MARIA}
+    ]
 
 
 def test_a_call_needs_a_bearer_token_and_our_number(desk: Desk) -> None:
     body = {"messaging_product": "whatsapp", "to": MARIA, "text": {"body": "oi"}}
-    for headers in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer "}):
+    for headers in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer"}):
         refused = desk.business.call(body, headers=headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, 190)
     other = httpx.post(f"{desk.business.graph}/999/messages", json=body, headers=AUTHORIZED)
@@ -286,7 +288,11 @@ class TestFaults:
             assert refused.headers["Retry-After"] == "6"
         assert desk.get("/faults") == []
         assert desk.business.send("oi", to=MARIA).status_code == 200
-        assert [call["outcome"] for call in desk.get("/calls", to=MARIA)] == ["refused", "refused", "accepted"]
+        assert [call["outcome"] for call in desk.get("/calls", to=MARIA)] == [
+            "refused",
+            "refused",
+            "accepted",
+        ]
 
     def test_a_timeout_is_not_sent(self, desk: Desk) -> None:
         desk.post("/faults", [{"to": None, "kind": "timeout", "delay": 30}])
@@ -322,7 +328,9 @@ class TestFaults:
         assert httpx.delete(f"{desk.url}/faults").json() == []
         assert desk.business.send("oi", to=MARIA).status_code == 200
 
-    @pytest.mark.parametrize("wrong", [{"kind": "nova"}, {"kind": "error", "when": 1}, {"kind": "error", "times": "2"}, 3])
+    @pytest.mark.parametrize(
+        "wrong", [{"kind": "nova"}, {"kind": "error", "when": 1}, {"kind": "error", "times": "2"}, 3]
+    )
     def test_nonsense_is_refused(self, desk: Desk, wrong: Any) -> None:
         refused = httpx.post(f"{desk.url}/faults", json=wrong)
         assert refused.status_code == 400

@@ -2,7 +2,7 @@
 // nodes and the attributes of links that start with http(s): no HTML is parsed.
 
 const STYLES = { "*": "strong", _: "em", "~": "s" };
-const BLOCK = /```([\s\S]+?)```/g;
+const BLOCK = /\n?```([\s\S]+?)```\n?/g;
 const LINE = /^(?:(>) ?|([-*•]) |(\d{1,3})[.)] )(?=\S)/;
 const INLINE =
   /`([^`\n]+)`|(https?:\/\/[^\s<>"]*[^\s<>"'.,;:!?)\]}*_~])|(?<![\p{L}\p{N}])([*_~])(?=\S)([^\n]*?[^\s])\3(?![\p{L}\p{N}])/gu;

@@ -32,8 +32,9 @@ class Phone {
     Object.assign(this, { user, name, bubbles: new Map(), unseen: 0, typingTimer: 0, lastDay: "", online: false });
     this.section = copy("phone").firstElementChild;
     this.tab = copy("tab").firstElementChild;
-    for (const part of ["log", "bubbles", "typing", "presence", "composer", "down"])
+    for (const part of ["log", "typing", "presence", "composer", "down"])
       this[part] = this.find(`.${part}`);
+    this.list = this.find(".bubbles");
     this.input = this.find("textarea");
     this.button = this.find(".composer button");
     this.dress(color);
@@ -131,10 +132,9 @@ class Phone {
 
   clear() {
     this.bubbles.clear();
-    this.section.querySelector(".bubbles").replaceChildren();
+    this.list.replaceChildren();
     this.lastDay = "";
     this.stopTyping();
-    this.section.classList.add("empty");
   }
 
   put(message) {
@@ -151,11 +151,10 @@ class Phone {
     time.textContent = hour.format(written);
     time.dateTime = written.toISOString();
     this.separate(written);
-    const before = this.find(".bubbles").lastElementChild;
+    const before = this.list.lastElementChild;
     bubble.classList.toggle("first", !before?.classList.contains(message.side));
-    this.find(".bubbles").append(bubble);
+    this.list.append(bubble);
     this.bubbles.set(message.id, bubble);
-    this.section.classList.remove("empty");
     if (message.side === "out") this.setState(message.id, message.state);
     this.arrived(message.side);
   }
@@ -167,7 +166,7 @@ class Phone {
     const chip = document.createElement("p");
     chip.className = "day";
     chip.textContent = name;
-    this.find(".bubbles").append(chip);
+    this.list.append(chip);
   }
 
   setState(id, state) {
@@ -263,10 +262,11 @@ function addPerson(person) {
   phones.set(person.user, phone);
   desk.append(phone.section);
   tabs.append(phone.tab);
+  tick();
   return phone;
 }
 
-async function newPerson() {
+function newPerson() {
   let number = phones.size + 1;
   while (phones.has(numbered(number))) number += 1;
   const taken = new Set([...phones.values()].map((phone) => phone.name));
@@ -274,8 +274,7 @@ async function newPerson() {
   const phone = addPerson({ user: numbered(number), name });
   keepPeople();
   activate(phone.user);
-  await load([phone]);
-  connect();
+  history([phone]).then(show).then(connect, reload);
   phone.section.scrollIntoView({ behavior: "smooth", inline: "end", block: "nearest" });
   phone.input.focus({ preventScroll: true });
 }
@@ -297,49 +296,44 @@ function activate(user) {
     phone.section.classList.toggle("active", chosen);
     phone.tab.setAttribute("aria-selected", chosen);
     phone.tab.tabIndex = chosen ? 0 : -1;
+    if (narrow.matches) phone.section.setAttribute("role", "tabpanel");
+    else phone.section.removeAttribute("role");
   }
-  arrange();
+  phones.get(user).tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   phones.get(user).toEnd();
   if (changed && narrow.matches) connect();
 }
 
-function arrange() {
-  for (const phone of phones.values()) {
-    phone.section.toggleAttribute("role", false);
-    if (narrow.matches) {
-      phone.section.setAttribute("role", "tabpanel");
-      phone.tab.scrollIntoView?.({ block: "nearest", inline: "nearest" });
-    }
-  }
-}
-
 // The server
-
-async function load(some) {
-  const users = some.map((phone) => phone.user).join(",");
-  const answer = await fetch(`${BASE}/conversations?users=${encodeURIComponent(users)}`);
-  const { last: number, conversations } = await answer.json();
-  for (const phone of some) phone.load(conversations[phone.user]);
-  return number;
-}
 
 async function reload() {
   feed?.close();
-  try {
-    last = await load([...phones.values()]);
-    connect();
-  } catch {
+  const loaded = await history([...phones.values()]).catch(() => null);
+  if (!loaded) {
     setOnline(false);
-    setTimeout(reload, 1000);
+    return setTimeout(reload, 1000);
   }
+  last = loaded.last;
+  show(loaded);
+  connect();
 }
+
+function show(loaded) {
+  for (const [user, conversation] of Object.entries(loaded.conversations)) phones.get(user)?.load(conversation);
+}
+
+async function history(some) {
+  const answer = await fetch(`${BASE}/conversations?users=${listed(some)}`);
+  return answer.ok ? answer.json() : null;
+}
+
+const listed = (some) => encodeURIComponent(some.map((phone) => phone.user).join(","));
 
 function connect() {
   feed?.close();
   const all = [...phones.values()];
   const shown = document.hidden ? [] : all.filter((phone) => phone.shown);
-  const list = (some) => encodeURIComponent(some.map((phone) => phone.user).join(","));
-  feed = new EventSource(`${BASE}/events?since=${last}&users=${list(all)}&shown=${list(shown)}`);
+  feed = new EventSource(`${BASE}/events?since=${last}&users=${listed(all)}&shown=${listed(shown)}`);
   feed.onopen = () => setOnline(true);
   feed.onmessage = ({ data, lastEventId }) => {
     last = Number(lastEventId);
@@ -396,7 +390,6 @@ function tick() {
 for (const person of people()) addPerson(person);
 active = phones.has(active) ? active : phones.keys().next().value;
 activate(active);
-tick();
 setInterval(tick, 10_000);
 document.querySelector(".add").addEventListener("click", newPerson);
 document.addEventListener("visibilitychange", connect);
