@@ -143,10 +143,9 @@ def _celery(settings: config.Settings) -> Celery:
 
     app = Celery("chatbot")
     app.config_from_object("celeryconfig")
-    virtual = {"polling_interval": 0.02}
     app.conf.update(
         broker_url=settings.broker_url,
-        broker_transport_options=virtual if settings.embedded_broker else {"confirm_publish": True},
+        broker_transport_options={"polling_interval": 0.02} if settings.embedded_broker else {},
         beat_schedule={
             "close idle sessions": _every(settings.housekeeping_interval, "chatbot.close_idle_sessions"),
             "rescue sessions": _every(settings.housekeeping_interval, "chatbot.rescue_sessions"),
@@ -204,5 +203,5 @@ def configure_logging(settings: config.Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    for name in ("httpx", "httpcore", "amqp", "kombu", "openai", "crewai"):
+    for name in ("httpx", "httpcore", "amqp", "werkzeug", "openai", "crewai", "crewai_core"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -65,11 +65,13 @@ class Router:
         self._queue_arguments = queue_arguments
         self._clock = clock
         # Everything fails well inside the deadline, so that a second connection can
-        # still be tried: the first may have died with the broker.
-        limits = {"read_timeout": timeout / 2, "write_timeout": timeout / 2}
+        # still be tried: the first may have died with the broker. Confirms are for these
+        # connections only: Celery's event dispatcher is flushed by many threads at once
+        # and would wait for ever for a confirm that another one has read.
+        limits = {"read_timeout": timeout / 2, "write_timeout": timeout / 2, "connect_retries_timeout": timeout / 2}
         connection = celery.connection_for_write(
             connect_timeout=timeout / 2,
-            transport_options={**limits, "max_retries": 1, "interval_start": 0.1, "connect_retries_timeout": timeout / 2},
+            transport_options={**limits, "confirm_publish": True, "max_retries": 1, "interval_start": 0.1},
         )
         self._connections = connection.Pool(limit=celery.conf.broker_pool_limit)
         self._pool = ProducerPool(self._connections, Producer=_Publisher, limit=celery.conf.broker_pool_limit)

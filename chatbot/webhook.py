@@ -102,7 +102,7 @@ def create_app(bot: Chatbot | None = None) -> Flask:
         from chatbot.app import from_environment
 
         bot = from_environment()
-    app = Flask("chatbot")
+    app = Flask(__name__)
     app.config["CHATBOT"] = bot
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.register_blueprint(blueprint)

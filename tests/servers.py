@@ -29,7 +29,9 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition") -> Any:
+def wait_until(
+    holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition", every: float = 0.02
+) -> Any:
     """Return what ``holds()`` returns once it is true; fail loudly after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -38,7 +40,7 @@ def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {seconds:g} s (last: {value!r})")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def accepts(port: int) -> bool:

@@ -11,16 +11,14 @@ import hmac
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
-from werkzeug.serving import make_server
 
-from tests.servers import ROOT, Process, RabbitMQ, Redis, free_port, wait_until
+from tests.servers import PYTHON, ROOT, Process, RabbitMQ, Redis, accepts, free_port, wait_until
 from tests.stub_llm import StubLLM
 
 APP_SECRET = "test-app-secret"
@@ -52,31 +50,30 @@ def sign(body: bytes, secret: str = APP_SECRET) -> str:
 
 
 class StandIn:
-    """The Graph API stand-in, in a thread of the test; it outlives every process killed."""
+    """The Graph API stand-in, a process of its own that outlives every process killed."""
 
-    def __init__(self, webhook_port: int) -> None:
-        from chatbot.simulator import Simulator, create_app
-
-        self._simulator = Simulator(
-            webhook_url=f"http://127.0.0.1:{webhook_port}/webhook/whatsapp",
-            app_secret=APP_SECRET,
-            phone_number_id=PHONE_NUMBER_ID,
-        )
-        self._server = make_server("127.0.0.1", 0, create_app(self._simulator), threaded=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/simulator"
+    def __init__(self, folder: Path, webhook_port: int) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/simulator"
+        command = [
+            PYTHON, "-m", "chatbot.simulator", "--port", str(port), "--app-secret", APP_SECRET,
+            "--webhook-url", f"http://127.0.0.1:{webhook_port}/webhook/whatsapp",
+            "--phone-number-id", PHONE_NUMBER_ID,
+        ]  # fmt: skip
+        self._process = Process(command, log=folder / "stand-in.log")
+        self._port = port
         self._client = httpx.Client(timeout=30)
 
     def start(self) -> StandIn:
         """Serve."""
-        self._simulator.start()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._process.start()
+        wait_until(lambda: accepts(self._port), what="stand-in up")
         return self
 
     def close(self) -> None:
         """Stop serving."""
         self._client.close()
-        self._server.shutdown()
-        self._simulator.close()
+        self._process.kill()
 
     def sent(self, to: str | None = None) -> list[dict[str, Any]]:
         """Return what was sent, oldest first."""
@@ -98,7 +95,7 @@ class System:
     ) -> None:
         self.folder, self.rabbitmq, self.redis, self.llm = folder, rabbitmq, redis, llm
         self.port = free_port()
-        self.stand_in = StandIn(self.port)
+        self.stand_in = StandIn(folder, self.port)
         model = {"CHATBOT_LLM_MODEL": "stub", "CHATBOT_LLM_BASE_URL": llm.url} if llm else {}
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CHATBOT_")},

@@ -179,7 +179,12 @@ class State:
         ``None`` says that some of them are gone, and once this is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._last != since, timeout=wait)
+            self._changed.wait_for(
+                lambda: (
+                    self._closed or since > self._last or (self._events and self._events[-1].number > since)
+                ),
+                timeout=wait,
+            )
             oldest = self._events[0].number if self._events else self._last + 1
             if self._closed or since > self._last or 0 < since < oldest - 1:
                 return None

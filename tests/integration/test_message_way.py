@@ -30,7 +30,7 @@ def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq,
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(post, USERS))
-        wait_until(lambda: len(system.stand_in.sent()) >= len(USERS) * MESSAGES, seconds=180, what="every reply")
+        wait_until(lambda: len(system.stand_in.sent()) >= len(USERS) * MESSAGES, seconds=180, what="every reply", every=1)
 
         for user in USERS:
             assert system.replies(user) == [f"eco: {user}/{n}" for n in range(MESSAGES)]

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from chatbot.simulator import Simulator, create_app
 from chatbot.simulator import state as simulator_state
 from tests.servers import wait_until
 
-SECRET = "the app secret"  # noqa: S105  # a test's own
+SECRET = "the app secret"
 MARIA, JOAO, BSUID = "5511999990001", "5521988880002", "BR.1047385771169864"
 NUMBER = "100000000000001"
 AUTHORIZED = {"Authorization": "Bearer any token"}
@@ -103,7 +104,8 @@ class Desk:
         self.url, self.simulator, self.business = f"{url}/simulator", simulator, business
 
     def say(self, text: str, user: str = MARIA, **more: Any) -> dict[str, Any]:
-        return self.post("/say", {"from": user, "name": "Maria", "text": text, **more})
+        said: dict[str, Any] = self.post("/say", {"from": user, "name": "Maria", "text": text, **more})
+        return said
 
     def post(self, path: str, body: Any) -> Any:
         return httpx.post(self.url + path, json=body, timeout=30).raise_for_status().json()
@@ -112,10 +114,16 @@ class Desk:
         return httpx.get(self.url + path, params=params).raise_for_status().json()
 
     def sent(self, **params: str) -> list[dict[str, Any]]:
-        return self.get("/sent", **params)  # type: ignore[no-any-return]  # JSON
+        sent: list[dict[str, Any]] = self.get("/sent", **params)
+        return sent
+
+    def conversation(self, user: str = MARIA) -> dict[str, Any]:
+        conversation: dict[str, Any] = self.get("/conversations", users=user)["conversations"][user]
+        return conversation
 
     def bubbles(self, user: str = MARIA) -> list[dict[str, Any]]:
-        return self.get("/conversations", users=user)["conversations"][user]["messages"]  # type: ignore[no-any-return]
+        bubbles: list[dict[str, Any]] = self.conversation(user)["messages"]
+        return bubbles
 
     @contextmanager
     def events(self, **params: str) -> Iterator[Iterator[dict[str, Any]]]:
@@ -186,10 +194,9 @@ def test_typing_lasts_until_the_next_message(desk: Desk) -> None:
     message_id = desk.say("oi")["id"][0]
     seen = {"messaging_product": "whatsapp", "status": "read", "message_id": message_id}
     desk.business.call({**seen, "typing_indicator": {"type": "text"}})
-    typing = lambda: desk.get("/conversations", users=MARIA)["conversations"][MARIA]["typing"]  # noqa: E731
-    assert 0 < typing() <= 25
+    assert 0 < desk.conversation()["typing"] <= 25
     desk.business.send("pronto", to=MARIA)
-    assert typing() == 0
+    assert desk.conversation()["typing"] == 0
 
 
 def test_a_batch_is_one_webhook(desk: Desk) -> None:
@@ -263,9 +270,8 @@ def test_calls_are_validated_as_meta_does(desk: Desk, change: dict[str, Any], st
 
 
 def test_the_longest_text_is_accepted(desk: Desk) -> None:
-    assert desk.business.send("x" * 4096, to=f"+{MARIA}").json()["contacts"] == [
-        {"input": MARIA, "wa_id": MARIA}
-    ]
+    accepted = desk.business.send("x" * 4096, to=f"+{MARIA}").json()
+    assert accepted["contacts"] == [{"input": MARIA, "wa_id": MARIA}]
 
 
 def test_a_call_needs_a_bearer_token_and_our_number(desk: Desk) -> None:
@@ -362,6 +368,14 @@ def test_a_page_that_missed_too_much_is_told_to_reload(desk: Desk) -> None:
         assert next(events) == {}
 
 
+@pytest.mark.parametrize("since", ["all", "now"])
+def test_waiting_for_events_takes_its_time(since: str) -> None:
+    state = simulator_state.State()
+    began = time.monotonic()
+    assert state.events(state.last if since == "now" else 0, wait=0.1) == []
+    assert time.monotonic() - began >= 0.1
+
+
 def test_streams_end_when_the_simulator_closes(desk: Desk) -> None:
     with desk.events(since="0") as events:
         threading.Thread(target=desk.simulator.close).start()
@@ -387,7 +401,8 @@ def test_only_the_last_messages_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     "body",
     [
-        [], {}, {"messages": []}, {"from": "maria", "text": "oi"}, {"from": MARIA}, {"from": MARIA, "text": " "},
+        [], {}, {"messages": []}, {"from": "maria", "text": "oi"}, {"from": MARIA},
+        {"from": MARIA, "text": " "},
     ],
 )  # fmt: skip
 def test_saying_nothing_or_as_nobody_is_refused(desk: Desk, body: Any) -> None:

@@ -78,7 +78,7 @@ def business() -> Iterator[Business]:
     """A business and its simulator, each on a real server."""
     business = Business()
     with serving(business.app) as webhook:
-        simulator = Simulator(webhook_url=f"{webhook}/webhook", app_secret="secret")  # noqa: S106  # a test's own
+        simulator = Simulator(webhook_url=f"{webhook}/webhook", app_secret="secret")
         simulator.start()
         with serving(create_app(simulator)) as business.url:
             yield business
