@@ -93,6 +93,8 @@ class CrewAgent:
             output = agent.kickoff(self._messages(message, history))
         except (openai.OpenAIError, ConnectionError, TimeoutError, ValueError) as err:
             raise _classified(err) from err
+        except Exception as err:  # whatever else CrewAI, a tool or a provider raises
+            raise Permanent(f"the agent broke: {type(err).__name__}: {str(err)[:200]}") from err
         finally:
             _active_llm_rate_limit_retry.reset(token)
             crewai_event_bus.reset_runtime_state()
@@ -104,7 +106,7 @@ class CrewAgent:
     def _fresh_llm(self) -> BaseLLM:
         """Return the shared model with token counters of its own."""
         llm = self._llm.model_copy()
-        llm._token_usage = dict.fromkeys(llm._token_usage, 0)
+        llm._token_usage = dict.fromkeys(llm._token_usage, 0)  # noqa: SLF001  # copied, it would be shared
         return llm
 
     def _messages(self, message: Message, history: Sequence[Turn]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import code
+import contextlib
 import sys
 
 import click
@@ -43,10 +44,8 @@ def shell() -> None:
         "sessions()                   who is being served\n"
         'history("maria")             what was said'
     )
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives the prompt history and editing
-    except ImportError:
-        pass
     code.interact(banner=banner, local=names, exitmsg="")
 
 

@@ -49,9 +49,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
 
-    broker_url: str = Field(
-        "amqp://guest:guest@127.0.0.1:5672//", description="RabbitMQ (`memory://` in the demo)"
-    )
+    broker_url: str = Field("amqp://guest:guest@127.0.0.1:5672//", description="RabbitMQ (`memory://` in the demo)")
     broker_management_url: str | None = Field(
         None, description="RabbitMQ's management API, for `chatbot doctor` (default: port 15672 of the broker)"
     )
@@ -59,21 +57,15 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0", description="Redis for conversations (`fakeredis://` in the demo)"
     )
     publish_timeout: Seconds = Field(5.0, description="the webhook waits this long for the broker's confirm")
-    reply_window: Seconds = Field(
-        86_400.0, description="unanswered messages older than this go to the dead letters"
-    )
+    reply_window: Seconds = Field(86_400.0, description="unanswered messages older than this go to the dead letters")
     max_waiting: int = Field(1000, gt=0, description="messages that may wait in one user's queue")
     max_sessions: int = Field(10_000, gt=0, le=65_535, description="live sessions one worker takes")
     idle_timeout: Seconds = Field(1800.0, description="a session without activity for this long is closed")
-    housekeeping_interval: Seconds = Field(
-        10.0, description="how often beat looks for idle and for orphaned sessions"
-    )
+    housekeeping_interval: Seconds = Field(10.0, description="how often beat looks for idle and for orphaned sessions")
 
     history_turns: int = Field(20, ge=0, description="turns of the past an agent is shown")
     history_chars: int = Field(24_000, gt=0, description="characters of the past an agent is shown")
-    retention: Seconds = Field(
-        90 * 86_400.0, description="a conversation is forgotten this long after its last turn"
-    )
+    retention: Seconds = Field(90 * 86_400.0, description="a conversation is forgotten this long after its last turn")
 
     llm_model: str = Field(
         "offline", description="`offline`, `gpt-4o-mini`, `ollama/…`, or any name with an LLM base URL"
@@ -86,8 +78,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CHATBOT_LLM_API_KEY", "OPENAI_API_KEY"),
         description="key of the LLM; `OPENAI_API_KEY` is read too",
     )
-    llm_timeout: Seconds = Field(60.0, description="one LLM call may take this long")
-    llm_tries: int = Field(3, ge=1, le=10, description="LLM calls before the user gets an apology")
+    llm_timeout: Seconds = Field(60.0, le=120, description="one LLM call may take this long")
+    llm_tries: int = Field(3, ge=1, le=5, description="LLM calls before the user gets an apology")
 
     agent_file: Path | None = Field(None, description="YAML file with `role`, `goal`, `backstory`")
     agent_role: str = Field(DEFAULT_ROLE, description="who the agent is")
@@ -101,12 +93,16 @@ class Settings(BaseSettings):
     whatsapp_verify_token: SecretStr | None = Field(None, description="answers Meta's GET verification")
     whatsapp_access_token: SecretStr | None = Field(None, description="authorises calls to the Graph API")
     whatsapp_phone_number_id: str | None = Field(None, description="our number, as Meta counts them")
-    send_timeout: Seconds = Field(15.0, description="one call to the channel's API may take this long")
-    send_tries: int = Field(5, ge=1, le=20, description="calls to the channel's API before it is left for later")
+    send_timeout: Seconds = Field(15.0, le=30, description="one call to the channel's API may take this long")
+    send_tries: int = Field(5, ge=1, le=8, description="calls to the channel's API before it is left for later")
 
     host: str = Field("127.0.0.1", description="address the web process listens on")
     port: int = Field(
-        8000, gt=0, le=65_535, validation_alias=AliasChoices("CHATBOT_PORT", "PORT"), description="its port; `PORT` is read too"
+        8000,
+        gt=0,
+        le=65_535,
+        validation_alias=AliasChoices("CHATBOT_PORT", "PORT"),
+        description="its port; `PORT` is read too",
     )
     web_workers: int = Field(2, gt=0, description="web processes (one where the simulator is on)")
     web_threads: int = Field(8, gt=0, description="threads of each web process")
@@ -138,6 +134,11 @@ class Settings(BaseSettings):
     def _together(self) -> Self:
         if self.env == "production" and self.simulator:
             raise ValueError("CHATBOT_SIMULATOR is refused with CHATBOT_ENV=production; unset one of them")
+        if self.env == "production" and _demo(self.whatsapp_app_secret, self.whatsapp_verify_token):
+            raise ValueError(
+                "CHATBOT_WHATSAPP_APP_SECRET and CHATBOT_WHATSAPP_VERIFY_TOKEN are the demo's, which everybody "
+                "knows; write your app's own"
+            )
         if self.env == "production" and self.llm_model == "offline":
             raise ValueError(
                 "CHATBOT_LLM_MODEL=offline only plays an assistant; in production write gpt-4o-mini, "
@@ -156,7 +157,7 @@ class Settings(BaseSettings):
 class DemoSettings(Settings):
     """What ``make demo`` runs with where the environment says nothing else: all embedded."""
 
-    broker_url: str = "memory://"
+    broker_url: str = "memory://localhost/"
     redis_url: str = "fakeredis://demo"
     whatsapp_app_secret: SecretStr | None = SecretStr("demo-app-secret")
     whatsapp_verify_token: SecretStr | None = SecretStr("demo-verify-token")
@@ -210,10 +211,16 @@ def _explain(where: tuple[int | str, ...], what: str, given: object) -> str:
     return f"  {name}: {what}{shown}"
 
 
+def _demo(*secrets: SecretStr | None) -> bool:
+    return any(secret is not None and secret.get_secret_value().startswith("demo-") for secret in secrets)
+
+
 def _url(url: str, schemes: set[str], example: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in schemes:
-        raise ValueError(f"must begin with one of {', '.join(sorted(f'{s}://' for s in schemes))}; write e.g. {example}")
+        raise ValueError(
+            f"must begin with one of {', '.join(sorted(f'{s}://' for s in schemes))}; write e.g. {example}"
+        )
     if parts.scheme not in {"memory", "fakeredis", "unix"} and not parts.hostname:
         raise ValueError(f"names no host; write e.g. {example}")
     return url

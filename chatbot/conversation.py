@@ -24,8 +24,9 @@ log = structlog.get_logger(__name__)
 
 #: A message that took its worker down this often is not tried again.
 MAX_ATTEMPTS = 3
-#: Redis or the broker may be away this long before the message goes back to its queue.
-PATIENCE_SECONDS = 300.0
+#: Redis or the broker may be away this long before the message goes back to its queue. All
+#: waits of a turn together stay below RabbitMQ's ``consumer_timeout`` of 30 minutes.
+PATIENCE_SECONDS = 120.0
 
 T = TypeVar("T")
 
@@ -76,10 +77,8 @@ class Conversation:
         turn = self._patiently(lambda: self._store.commit_turn(begun, reply))
         if turn is None:
             raise StaleTurn(f"a newer run took turn {begun.number}")
-        log.info(
-            "turn.committed",
-            number=turn.number, message_id=message.id, attempts=begun.attempts, seconds=round(time.monotonic() - started, 3),
-        )  # fmt: skip
+        took = round(time.monotonic() - started, 3)
+        log.info("turn.committed", number=turn.number, message_id=message.id, attempts=begun.attempts, seconds=took)
         return turn
 
     def _reply(self, begun: Begun) -> str:

@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 #: How long an undeliverable outbox rests before the next attempt.
 REST_SECONDS = 60.0
 #: A sender that stopped without a word loses its claim after this long. Longer than all
-#: tries of one part together, pauses included.
-CLAIM_SECONDS = 600.0
+#: tries of one part together, pauses included; every part sent renews it.
+CLAIM_SECONDS = 900.0
 
 
 class Channel(Protocol):
@@ -105,7 +105,7 @@ class Delivery:
             callback = f"{to.user}:{claimed.number}:{index}"
             send = partial(channel.send, to, parts[index], callback=callback)
             in_place(send, tries=self._tries, sleep=self._sleep)
-            if not self._store.settle_part(claimed, index + 1):
+            if not self._store.settle_part(claimed, index + 1, seconds=CLAIM_SECONDS):
                 return False
         return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from pathlib import Path
 from typing import Any
 
 # CrewAI reads these while it is imported: no telemetry, no tracing prompts, no writes
@@ -19,7 +20,7 @@ for _name, _value in {
     "CREWAI_TRACING_ENABLED": "false",
     "CREWAI_DISABLE_VERSION_CHECK": "true",
     "CREWAI_TESTING": "true",
-    "CREWAI_STORAGE_DIR": os.path.join(tempfile.gettempdir(), "chatbot-crewai"),
+    "CREWAI_STORAGE_DIR": str(Path(tempfile.gettempdir()) / "chatbot-crewai"),
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -45,9 +46,8 @@ def build(settings: Settings) -> BaseLLM:
     if model.startswith("ollama/"):
         return LLM(model=model, base_url=settings.llm_base_url or "http://127.0.0.1:11434", **limits)
     if settings.llm_base_url:
-        return LLM(
-            model=model, provider="openai", base_url=settings.llm_base_url, api_key=key or OPENAI_COMPATIBLE_KEY, **limits
-        )  # fmt: skip
+        key = key or OPENAI_COMPATIBLE_KEY
+        return LLM(model=model, provider="openai", base_url=settings.llm_base_url, api_key=key, **limits)
     return LLM(model=model, api_key=key, **limits)
 
 
@@ -85,7 +85,8 @@ _NAMED = re.compile(
 #: How CrewAI words the last user message (its translation ``task_no_tools``).
 _TASK = re.compile(r"^\s*Current Task: (.*?)\s*Provide your complete response:\s*$", re.DOTALL)
 _ASKED = re.compile(
-    r"(?:qual|sabe|lembra).{0,20}\bmeu nome|what.{0,6} my name|know my name|(?:cuál|cual).{0,6} mi nombre|como me llamo",
+    r"(?:qual|sabe|lembra).{0,20}\bmeu nome|what.{0,6} my name|know my name"
+    r"|(?:cuál|cual).{0,6} mi nombre|como me llamo",
     re.IGNORECASE,
 )
 

@@ -35,9 +35,7 @@ def in_place(
         stop: stop_after_attempt | stop_after_delay = stop_after_attempt(tries)
     else:
         stop = stop_after_delay(seconds or 0.0)
-    retrying = Retrying(
-        stop=stop, wait=_pause, retry=retry_if_exception_type(Transient), sleep=sleep, reraise=True
-    )
+    retrying = Retrying(stop=stop, wait=_pause, retry=retry_if_exception_type(Transient), sleep=sleep, reraise=True)
     return retrying(call)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from amqp.exceptions import MessageNacked, PreconditionFailed
@@ -112,7 +113,8 @@ class Router:
     def show_typing(self, message: Message) -> None:
         """Have ``message`` marked as read, with a typing indicator, for as long as that helps."""
         arguments = (message.user, message.id)
-        self._send(SHOW_TYPING, arguments, f"send.{_suffix(message.user)}", message=message.to_dict(), expires=20)
+        address = replace(message, text="").to_dict()  # the text has no business in that queue
+        self._send(SHOW_TYPING, arguments, f"send.{_suffix(message.user)}", message=address, expires=20)
 
     def bury(self, message: Message, reason: str) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
@@ -148,13 +150,11 @@ class Router:
             if not publisher.returned:
                 return result
             # The session was closed in between: open it again.
-        raise BrokerUnavailable(f"{queue} was deleted {_TRIES} times while a message was on its way")
+        raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
     def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float) -> None:
         try:
-            consumers = declare_user_queue(
-                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is
-            )
+            consumers = declare_user_queue(publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is)
         except PreconditionFailed:
             as_it_is.add(queue)  # settings changed while it was live: tried again as it is
             raise

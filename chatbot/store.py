@@ -90,7 +90,9 @@ def connect(url: str, *, timeout: float = 5.0) -> redis.Redis:
 class Store:
     """The conversations of every user. Raises ``Transient`` while Redis cannot be used."""
 
-    def __init__(self, client: redis.Redis, *, history_turns: int, retention: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: redis.Redis, *, history_turns: int, retention: float, clock: Callable[[], float]
+    ) -> None:
         self._redis: Any = client  # redis-py types every reply as "maybe awaitable"
         self._history_turns = history_turns
         self._retention = int(retention)
@@ -182,9 +184,12 @@ class Store:
         _, fence, number, turn, parts = answer
         return Claimed(user, fence, number, Turn.from_json(turn) if turn else None, parts)
 
-    def settle_part(self, claimed: Claimed, parts: int) -> bool:
-        """Write down that ``parts`` parts of the turn went out; ``False`` if the claim is lost."""
-        return self._settle(claimed, parts, "part", 0.0)
+    def settle_part(self, claimed: Claimed, parts: int, *, seconds: float) -> bool:
+        """Write down that ``parts`` parts of the turn went out and keep the claim for ``seconds`` more.
+
+        Returns ``False`` if the claim is lost.
+        """
+        return self._settle(claimed, parts, "part", self._clock() + seconds)
 
     def settle_done(self, claimed: Claimed) -> bool:
         """Write down that the whole turn is delivered (or never will be)."""
@@ -194,12 +199,12 @@ class Store:
         """Release the claim; the outbox is due again in ``pause`` seconds."""
         return self._settle(claimed, 0, "later", self._clock() + pause)
 
-    def _settle(self, claimed: Claimed, parts: int, what: str, due: float) -> bool:
+    def _settle(self, claimed: Claimed, parts: int, what: str, until: float) -> bool:
         user = claimed.user
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
         with _reachable():
             return bool(
-                self._script["settle_delivery"](keys, [claimed.fence, claimed.number, parts, what, user, due])
+                self._script["settle_delivery"](keys, [claimed.fence, claimed.number, parts, what, user, until])
             )
 
     # -- who is being served ----------------------------------------------------

@@ -32,9 +32,10 @@ from chatbot.router import declare_user_queue
 log = structlog.get_logger(__name__)
 
 #: RabbitMQ closes the channel of a delivery that is not acknowledged for 30 minutes
-#: (``consumer_timeout``), so a lease is handed back to ``chat.open`` well before. That
-#: also spreads sessions over workers that joined since.
-LEASE_SECONDS = 600.0
+#: (``consumer_timeout``), so a lease is handed back to ``chat.open`` well before, as soon
+#: as no turn is under way (a turn is bounded to 25 minutes). That also spreads sessions
+#: over workers that joined since.
+LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
 #: Broker calls made in one go before the event loop gets its turn again.
 SLICE = 20
@@ -130,9 +131,7 @@ class Subscriptions(bootsteps.StartStopStep):
         # The lease is a delivery, so the prefetch count is the cap on live sessions: a
         # worker that has its fill leaves new users to others.
         self._requests.basic_qos(0, bot.settings.max_sessions, False)
-        self._requests.basic_consume(
-            topology.OPEN, no_ack=False, callback=self._on_request, consumer_tag="open"
-        )
+        self._requests.basic_consume(topology.OPEN, no_ack=False, callback=self._on_request, consumer_tag="open")
         consumer.subscriptions = self
         self._timer = consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
@@ -179,7 +178,7 @@ class Subscriptions(bootsteps.StartStopStep):
             lease.accept = self._accept
             queue = lease.payload["queue"]
             topology.user_of(queue)
-        except Exception as err:  # whatever was published there: not a request of ours
+        except Exception as err:  # noqa: BLE001  # whatever was published there: not a request of ours
             log.error("session.request_unreadable", error=repr(err))
             lease.reject()
             return
@@ -242,7 +241,7 @@ class Subscriptions(bootsteps.StartStopStep):
         if deleted:
             self._forget(session)
             session.lease.ack()
-            log.info("session.closed", queue=session.queue)
+            log.info("session.closed", sessions=len(self.sessions))
         else:
             # A message slipped in, or another worker listens too: begin anew with the
             # request, wherever it is served.
@@ -250,9 +249,8 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _delete(self, queue: str) -> bool:
         try:
-            if self._virtual:
-                if self._admin.queue_declare(queue, passive=True).message_count:
-                    return False
+            if self._virtual and self._admin.queue_declare(queue, passive=True).message_count:
+                return False
             self._admin.queue_delete(queue, if_unused=True, if_empty=True)
         except PreconditionFailed:
             self._admin = self._connection.channel()

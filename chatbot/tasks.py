@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: Seconds before a message goes back to its queue: what it needs is away, and it returns at once.
+PUT_BACK_PAUSE = 2.0
+
 
 class BotTask(Task):  # type: ignore[misc, type-arg]  # celery ships no types
     """A task that knows its chatbot and treats errors as they ask for."""
@@ -40,6 +43,7 @@ class BotTask(Task):  # type: ignore[misc, type-arg]  # celery ships no types
                 return super().__call__(*args, **kwargs)
             except Transient as err:
                 log.warning("task.put_back", error=str(err))
+                time.sleep(PUT_BACK_PAUSE)
                 raise Reject(str(err), requeue=True) from err
             except Discard as err:
                 log.info("task.discarded", reason=str(err))
@@ -67,13 +71,13 @@ def answer(self: Routed, user: str, text: str, **envelope: Any) -> None:
 
 
 @shared_task(name=SEND, base=BotTask, bind=True)
-def send(self: BotTask, user: str, number: int = 0) -> int:
+def send(self: BotTask, user: str, number: int = 0) -> int:  # noqa: ARG001  # shown in Flower
     """Deliver what waits for a user, up to turn ``number`` and beyond; return how many turns."""
     return self.bot.delivery.deliver(user, holder=str(self.request.id))
 
 
 @shared_task(name=SHOW_TYPING, base=BotTask, bind=True, acks_late=False)
-def show_typing(self: BotTask, user: str, message_id: str, message: dict[str, Any]) -> None:
+def show_typing(self: BotTask, user: str, message_id: str, message: dict[str, Any]) -> None:  # noqa: ARG001
     """Mark a message as read and show typing: a courtesy, never tried again."""
     try:
         self.bot.delivery.show_typing(Message.from_dict(message))
@@ -89,5 +93,8 @@ def close_idle_sessions(self: BotTask) -> None:
 
 @shared_task(name="chatbot.rescue_sessions", base=BotTask, bind=True)
 def rescue_sessions(self: BotTask) -> dict[str, int]:
-    """Open again what lost its worker; deliver what is overdue."""
-    return self.bot.sessions.rescue()
+    """Open again what lost its worker; deliver what is overdue. The next beat tries again."""
+    try:
+        return self.bot.sessions.rescue()
+    except Transient as err:
+        raise Discard(f"nothing rescued: {err}") from err

@@ -70,17 +70,14 @@ def ready() -> tuple[Response, int]:
 
 
 def _route(messages: tuple[Message, ...]) -> int:
-    """Route the messages; one whose queue is full is kept as a dead letter and counted."""
+    """Route the messages; one that finds no room or no queue is kept as a dead letter and counted."""
     router = _bot().router
     refused = 0
     deadline = router.deadline()
     for message in messages:
         try:
             router.route(message, deadline=deadline)
-        except ValueError as err:
-            log.warning("message.unroutable", message_id=message.id, reason=str(err))
-            refused += 1
-        except QueueFull as err:
+        except (QueueFull, ValueError) as err:
             log.warning("message.refused", message_id=message.id, reason=str(err))
             router.bury(message, str(err))
             refused += 1

@@ -29,9 +29,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_until(
-    holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition", every: float = 0.02
-) -> Any:
+def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition", every: float = 0.02) -> Any:
     """Return what ``holds()`` returns once it is true; fail loudly after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -53,7 +51,9 @@ def accepts(port: int) -> bool:
 class Process:
     """One process of ours, in a group of its own, with its output in a file."""
 
-    def __init__(self, command: list[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+    def __init__(
+        self, command: list[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    ) -> None:
         self.command, self.log, self.env, self.cwd = command, log, dict(env or os.environ), cwd
         self._popen: subprocess.Popen[bytes] | None = None
 
@@ -112,7 +112,7 @@ class RabbitMQ:
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plugins").write_text("[].\n")
-        (folder / "rabbitmq.conf").write_text("listeners.tcp.default = 127.0.0.1:%d\n" % self.port)
+        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{self.port}\n")
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -117,7 +117,7 @@ class System:
         self.processes: dict[str, Process] = {}
         self._client = httpx.Client(timeout=30)
 
-    def __enter__(self) -> System:
+    def __enter__(self) -> Self:
         self.stand_in.start()
         return self
 

@@ -132,9 +132,8 @@ def _cards(_: dict[str, Any], item: dict[str, Any]) -> str:
 
 
 def _order(content: dict[str, Any], _: dict[str, Any]) -> str:
-    lines = []
-    for product in map(_dict, _list(content.get("product_items"))):
-        lines.append(f"{_text(product.get('quantity')) or '1'} × {_text(product.get('product_retailer_id'))}")
+    products = map(_dict, _list(content.get("product_items")))
+    lines = [f"{_text(p.get('quantity')) or '1'} × {_text(p.get('product_retailer_id'))}" for p in products]
     return ". ".join(filter(None, (f"Fiz um pedido: {', '.join(lines)}" if lines else "", _text(content.get("text")))))
 
 

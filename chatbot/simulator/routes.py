@@ -95,9 +95,7 @@ def _serve_graph(blueprint: Blueprint, simulator: Simulator) -> None:
         body = request.get_json(silent=True)
         try:
             if not re.fullmatch(r"v\d+\.\d+", version) or phone_number_id != simulator.phone_number_id:
-                raise graph.Refused(
-                    400, 100, f"Unsupported post request. Object {phone_number_id!r} is unknown"
-                )
+                raise graph.Refused(400, 100, f"Unsupported post request. Object {phone_number_id!r} is unknown")
             graph.authorize(request.headers.get("Authorization"))
             asked = graph.parse(body)
             return _read(simulator, asked) if isinstance(asked, graph.Read) else _text(simulator, asked)

@@ -18,9 +18,7 @@ from chatbot.simulator.webhooks import Poster, message_body, status_body
 class Simulator:
     """One pretended WhatsApp for one business number."""
 
-    def __init__(
-        self, *, webhook_url: str, app_secret: str, phone_number_id: str = "100000000000001"
-    ) -> None:
+    def __init__(self, *, webhook_url: str, app_secret: str, phone_number_id: str = "100000000000001") -> None:
         self.phone_number_id = phone_number_id
         self.state = State()
         self.faults = Faults()
@@ -42,9 +40,7 @@ class Simulator:
     def say(self, messages: list[dict[str, str]]) -> int:
         """Post what people wrote in one webhook; return its HTTP status, 0 without answer."""
         for message in messages:
-            self.state.say(
-                message_id=message["id"], user=message["from"], name=message["name"], text=message["text"]
-            )
+            self.state.say(message_id=message["id"], user=message["from"], name=message["name"], text=message["text"])
         status = self._poster.post(message_body(self.phone_number_id, messages))
         for message in messages:
             self.state.settle(message["id"], taken=status == 200)

@@ -180,9 +180,7 @@ class State:
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: (
-                    self._closed or since > self._last or (self._events and self._events[-1].number > since)
-                ),
+                lambda: self._closed or since > self._last or (self._events and self._events[-1].number > since),
                 timeout=wait,
             )
             oldest = self._events[0].number if self._events else self._last + 1

@@ -39,8 +39,7 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
     said = list(messages)
     names = {message["from"]: message["name"] for message in said}
     contacts = [
-        {"profile": {"name": name}, ("wa_id" if is_number(user) else "user_id"): user}
-        for user, name in names.items()
+        {"profile": {"name": name}, ("wa_id" if is_number(user) else "user_id"): user} for user, name in names.items()
     ]
     written = [
         {
@@ -55,9 +54,7 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
     return _envelope(phone_number_id, {"contacts": contacts, "messages": written})
 
 
-def status_body(
-    phone_number_id: str, *, message_id: str, status: str, to: str, callback: str
-) -> dict[str, Any]:
+def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:
     """Return one webhook that says what became of a message of ours."""
     report: dict[str, Any] = {
         "id": message_id,

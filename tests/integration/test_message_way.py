@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from tests.servers import wait_until
 from tests.stub_llm import StubLLM
@@ -30,7 +31,9 @@ def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq,
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(post, USERS))
-        wait_until(lambda: len(system.stand_in.sent()) >= len(USERS) * MESSAGES, seconds=180, what="every reply", every=1)
+        wait_until(
+            lambda: len(system.stand_in.sent()) >= len(USERS) * MESSAGES, seconds=180, what="every reply", every=1
+        )
 
         for user in USERS:
             assert system.replies(user) == [f"eco: {user}/{n}" for n in range(MESSAGES)]
@@ -45,7 +48,7 @@ def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq,
             assert foreign == []
         for calls in turns.values():
             calls.sort(key=lambda call: call.began)
-            assert all(before.ended <= after.began for before, after in zip(calls, calls[1:], strict=False))
+            assert all(before.ended <= after.began for before, after in pairwise(calls))
         workers = [system.processes[f"worker.{n}"].output().count("turn.committed") for n in (1, 2)]
         assert all(workers), f"both workers took part: {workers}"
 
@@ -53,9 +56,12 @@ def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq,
         user = USERS[0]
         assert system.post((user, "wamid.back", f"{user}/back")).status_code == 200
         system.wait_replies(user, MESSAGES + 1)
-        remembered = [call for call in llm.calls if call.asked == f"{user}/back"][0].said
+        remembered = next(call for call in llm.calls if call.asked == f"{user}/back").said
         assert remembered == [*(f"{user}/{n}" for n in range(MESSAGES - 3, MESSAGES)), f"{user}/back"]
-        assert "text" not in system.processes["worker.1"].output() or f"{user}/1" not in system.processes["worker.1"].output()
+        assert (
+            "text" not in system.processes["worker.1"].output()
+            or f"{user}/1" not in system.processes["worker.1"].output()
+        )
 
 
 def test_the_same_webhook_twice_is_answered_once(tmp_path, rabbitmq, redis_server):

@@ -193,7 +193,9 @@ def test_an_unreadable_request_costs_nobody_anything(rabbitmq, bot):
 def test_a_settings_change_uses_the_live_queue_as_it_is(rabbitmq, redis_server, bot):
     with bot.celery.connection_for_write() as connection:
         topology.CHAT.bind(connection.default_channel).declare()
-        connection.default_channel.queue_declare("chat.ana", durable=True, auto_delete=False, arguments={"x-max-length": 7})
+        connection.default_channel.queue_declare(
+            "chat.ana", durable=True, auto_delete=False, arguments={"x-max-length": 7}
+        )
     with serving(bot):
         say(bot, "oi")
         say(bot, "de novo")

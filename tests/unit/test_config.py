@@ -67,7 +67,7 @@ def test_openai_needs_a_key(monkeypatch):
 
 def test_the_demo_embeds_what_the_environment_does_not_name(monkeypatch):
     demo = config.load(config.DemoSettings)
-    assert (demo.broker_url, demo.llm_model, demo.port) == ("memory://", "offline", 8000)
+    assert (demo.broker_url, demo.llm_model, demo.port) == ("memory://localhost/", "offline", 8000)
     assert demo.whatsapp_app_secret.get_secret_value() == "demo-app-secret"
     assert demo.whatsapp_verify_token.get_secret_value() == "demo-verify-token"
     assert demo.whatsapp_phone_number_id == "100000000000001"

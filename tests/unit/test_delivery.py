@@ -41,7 +41,9 @@ class Provider:
 @pytest.fixture
 def store():
     clock = [1000.0]
-    store = Store(connect(f"fakeredis://delivery-{next(fresh)}"), history_turns=5, retention=100, clock=lambda: clock[0])
+    store = Store(
+        connect(f"fakeredis://delivery-{next(fresh)}"), history_turns=5, retention=100, clock=lambda: clock[0]
+    )
     store.move = lambda seconds: clock.__setitem__(0, clock[0] + seconds)
     return store
 
@@ -59,7 +61,11 @@ def buried():
 @pytest.fixture
 def delivery(store, provider, buried):
     return Delivery(
-        store, {"whatsapp": provider}, bury=lambda m, reason: buried.append((m.id, reason)), tries=3, sleep=lambda _: None
+        store,
+        {"whatsapp": provider},
+        bury=lambda m, reason: buried.append((m.id, reason)),
+        tries=3,
+        sleep=lambda _: None,
     )
 
 
@@ -104,9 +110,7 @@ def test_a_refused_reply_is_kept_and_the_next_follows(store, provider, delivery,
 
 
 def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, buried):
-    delivery = Delivery(
-        store, {}, bury=lambda m, reason: buried.append((m.id, reason)), tries=1, sleep=lambda _: None
-    )
+    delivery = Delivery(store, {}, bury=lambda m, reason: buried.append((m.id, reason)), tries=1, sleep=lambda _: None)
     commit(store, "a")
     assert delivery.deliver("ana", holder="w") == 1
     assert buried == [("q-a", "reply not delivered: no channel 'whatsapp' is configured")]

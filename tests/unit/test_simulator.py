@@ -303,9 +303,7 @@ class TestFaults:
     def test_a_timeout_is_not_sent(self, desk: Desk) -> None:
         desk.post("/faults", [{"to": None, "kind": "timeout", "delay": 30}])
         with pytest.raises(httpx.ReadTimeout):
-            desk.business.call(
-                {"messaging_product": "whatsapp", "to": MARIA, "text": {"body": "oi"}}, timeout=0.2
-            )
+            desk.business.call({"messaging_product": "whatsapp", "to": MARIA, "text": {"body": "oi"}}, timeout=0.2)
         assert desk.sent() == []
         assert desk.get("/faults") == []
 

@@ -221,9 +221,7 @@ def test_the_message_of_a_long_conversation_is_in_sight(page: Page, business: Bu
     expect(down).to_be_hidden()
 
 
-def test_a_narrow_screen_shows_one_phone_and_counts_what_waits(
-    opened: Callable[..., Page], business: Business
-) -> None:
+def test_a_narrow_screen_shows_one_phone_and_counts_what_waits(opened: Callable[..., Page], business: Business) -> None:
     page = opened(viewport={"width": 390, "height": 844}, has_touch=True)
     maria, joao = page.locator(f'[data-phone="{MARIA}"]'), page.locator(f'[data-phone="{JOAO}"]')
     expect(maria).to_be_visible()

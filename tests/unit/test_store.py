@@ -54,7 +54,10 @@ def test_a_turn_is_remembered_in_order(store):
         turn(store, text)
     begun = store.begin_turn(said("três"))
     assert begun.number == 3
-    assert [(t.number, t.message.text, t.reply) for t in begun.history] == [(1, "um", "re: um"), (2, "dois", "re: dois")]
+    assert [(t.number, t.message.text, t.reply) for t in begun.history] == [
+        (1, "um", "re: um"),
+        (2, "dois", "re: dois"),
+    ]
 
 
 def test_only_the_last_turns_are_kept(store):
@@ -136,7 +139,7 @@ def test_the_last_look_gives_the_claim_back(store):
 def test_a_wake_up_that_comes_back_goes_on_where_it_stopped(store):
     turn(store, "um")
     before = store.claim_delivery("ana", holder="a", seconds=60)
-    assert store.settle_part(before, 2)
+    assert store.settle_part(before, 2, seconds=60)
     after = store.claim_delivery("ana", holder="a", seconds=60)
     assert (after.number, after.parts) == (1, 2)
     assert not store.settle_done(before), "the run that was cut off may write nothing"
@@ -146,7 +149,7 @@ def test_a_wake_up_that_comes_back_goes_on_where_it_stopped(store):
 def test_a_postponed_reply_is_due_later(store, clock):
     turn(store, "um")
     claimed = store.claim_delivery("ana", holder="a", seconds=60)
-    assert store.settle_part(claimed, 1)
+    assert store.settle_part(claimed, 1, seconds=60)
     assert store.settle_later(claimed, pause=30)
     assert store.due_outboxes(before=clock.now + 29) == []
     assert store.due_outboxes(before=clock.now + 30) == ["ana"]

@@ -46,7 +46,11 @@ def parse(*values, **options):
 
 def test_every_message_of_every_change_in_order():
     inbound = parse(value(messages=[text("a"), text("b")]), value(messages=[text("c", **{"from": "552"})]))
-    assert [(m.id, m.user, m.name) for m in inbound.messages] == [("a", "551", "Ana"), ("b", "551", "Ana"), ("c", "552", "")]
+    assert [(m.id, m.user, m.name) for m in inbound.messages] == [
+        ("a", "551", "Ana"),
+        ("b", "551", "Ana"),
+        ("c", "552", ""),
+    ]
     assert inbound.messages[0] == Message(
         user="551", id="a", text="oi", channel="whatsapp", account="77", phone="551", name="Ana", sent_at=1.7e9
     )
@@ -87,9 +91,21 @@ def test_what_asks_for_no_reply_gives_no_message(kind):
 
 
 def test_statuses_are_read():
-    status = {"id": "w", "status": "failed", "recipient_id": "551", "errors": [{"code": 131047}], "biz_opaque_callback_data": "c"}
+    status = {
+        "id": "w",
+        "status": "failed",
+        "recipient_id": "551",
+        "errors": [{"code": 131047}],
+        "biz_opaque_callback_data": "c",
+    }
     [read] = parse(value(statuses=[status, {"id": 3}, None])).statuses
-    assert (read.message_id, read.status, read.recipient, read.error_code, read.callback) == ("w", "failed", "551", 131047, "c")
+    assert (read.message_id, read.status, read.recipient, read.error_code, read.callback) == (
+        "w",
+        "failed",
+        "551",
+        131047,
+        "c",
+    )
 
 
 def test_other_fields_hold_no_messages():
@@ -139,13 +155,23 @@ def test_any_object_is_taken(anything):
 def test_a_signature_is_checked_over_the_raw_body():
     raw = webhook_body([("551", "a", "oi")])
     whatsapp().verify(raw, sign(raw, "sec"))
-    for wrong in (None, "", "sha256=", "sha256=é\udc80", sign(raw, "other"), sign(raw + b" ", "sec"), sign(raw, "sec")[7:]):
+    for wrong in (
+        None,
+        "",
+        "sha256=",
+        "sha256=é\udc80",
+        sign(raw, "other"),
+        sign(raw + b" ", "sec"),
+        sign(raw, "sec")[7:],
+    ):
         with pytest.raises(BadSignature):
             whatsapp().verify(raw, wrong)
 
 
 def test_without_an_app_secret_nothing_is_taken():
-    open_door = WhatsApp(graph_url="http://x", phone_number_id="", access_token="", app_secret="", verify_token="", timeout=1)
+    open_door = WhatsApp(
+        graph_url="http://x", phone_number_id="", access_token="", app_secret="", verify_token="", timeout=1
+    )
     with pytest.raises(BadSignature):
         open_door.verify(b"{}", sign(b"{}", ""))
     with pytest.raises(BadSignature):
