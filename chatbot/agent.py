@@ -11,20 +11,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import yaml
 
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import Permanent, Transient
-from chatbot.llm import BaseLLM, build  # first: it prepares what CrewAI reads on import
+from chatbot.llm import build  # first: it prepares what CrewAI reads on import
 
 # isort: split
 import openai
-from crewai import Agent
+from crewai import Agent, BaseLLM
 from crewai.events import crewai_event_bus
 from crewai.events.event_listener import EventListener
+from crewai.lite_agent_output import LiteAgentOutput
 from crewai.llms.retry import _active_llm_rate_limit_retry
 
 from chatbot.messages import Message, Turn
@@ -90,7 +91,7 @@ class CrewAgent:
         # Retrying is the conversation's business: CrewAI's own would multiply with it.
         token = _active_llm_rate_limit_retry.set(True)
         try:
-            output = agent.kickoff(self._messages(message, history))
+            output = cast("LiteAgentOutput", agent.kickoff(self._messages(message, history)))
         except (openai.OpenAIError, ConnectionError, TimeoutError, ValueError) as err:
             raise _classified(err) from err
         except Exception as err:  # whatever else CrewAI, a tool or a provider raises
@@ -109,7 +110,7 @@ class CrewAgent:
         llm._token_usage = dict.fromkeys(llm._token_usage, 0)  # noqa: SLF001  # copied, it would be shared
         return llm
 
-    def _messages(self, message: Message, history: Sequence[Turn]) -> list[dict[str, str]]:
+    def _messages(self, message: Message, history: Sequence[Turn]) -> list[Any]:
         recent: list[dict[str, str]] = []
         room = self._history_chars
         for turn in reversed(history):

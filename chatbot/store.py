@@ -72,8 +72,8 @@ class Busy(Exception):
     """Another sender is delivering this user's replies and will take this one too."""
 
 
-def connect(url: str, *, timeout: float = 5.0) -> redis.Redis:
-    """Return a client for ``url``; ``fakeredis://`` is a store inside this process.
+def connect(url: str, *, timeout: float = 5.0) -> Any:
+    """Return a redis-py client for ``url``; ``fakeredis://`` is a store inside this process.
 
     Nothing is connected yet. ``timeout`` in seconds bounds every call.
     """
@@ -90,10 +90,8 @@ def connect(url: str, *, timeout: float = 5.0) -> redis.Redis:
 class Store:
     """The conversations of every user. Raises ``Transient`` while Redis cannot be used."""
 
-    def __init__(
-        self, client: redis.Redis, *, history_turns: int, retention: float, clock: Callable[[], float]
-    ) -> None:
-        self._redis: Any = client  # redis-py types every reply as "maybe awaitable"
+    def __init__(self, client: Any, *, history_turns: int, retention: float, clock: Callable[[], float]) -> None:
+        self._redis = client  # Any: redis-py types every reply as "maybe awaitable"
         self._history_turns = history_turns
         self._retention = int(retention)
         self._clock = clock

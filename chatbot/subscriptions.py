@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -52,8 +53,7 @@ class Session:
     amqp_channel: Any = None
     delivery: Any = None
 
-    @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a message of this user is being handled here."""
         return self.delivery is not None and not self.delivery.acknowledged
 
@@ -149,7 +149,7 @@ class Subscriptions(bootsteps.StartStopStep):
             self._requests.basic_cancel("open")
             for session in self.sessions.values():
                 session.lease.requeue()
-                if not session.busy:
+                if not session.is_busy():
                     # A busy one stays subscribed until its turn is done, because the
                     # next worker would begin the next message beside it.
                     session.amqp_channel.basic_cancel(session.queue)
@@ -169,7 +169,7 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _on_request(self, raw: Any) -> None:
         lease = self._requests.message_to_python(raw)
-        self._loop.add(lambda: self._subscribe(lease))
+        self._loop.add(partial(self._subscribe, lease))
 
     def _subscribe(self, lease: Any) -> None:
         if self._stopping:
@@ -223,19 +223,16 @@ class Subscriptions(bootsteps.StartStopStep):
     def close_idle(self, idle_timeout: float) -> int:
         """Close every session without activity for that many seconds; return how many."""
         limit = time.monotonic() - idle_timeout
-        idle = [s for s in self.sessions.values() if s.active_at <= limit and not s.busy]
+        idle = [s for s in self.sessions.values() if s.active_at <= limit and not s.is_busy()]
         for session in idle:
-            self._loop.add(lambda s=session: self._close(s, limit))
+            self._loop.add(partial(self._close, session, limit))
         return len(idle)
 
     def _close(self, session: Session, limit: float) -> None:
-        if self._stopping or session.busy or session.active_at > limit or session.queue not in self.sessions:
+        if session.active_at > limit or not self._is_idle(session):
             return
         with self._router.exclusive:
-            session.amqp_channel.basic_cancel(session.queue)
-            if session.busy:
-                # It was delivered while we cancelled: let the turn end, then listen again.
-                self._loop.add(lambda: self._resume(session))
+            if not self._let_go(session):
                 return
             deleted = self._delete(session.queue)
         if deleted:
@@ -246,6 +243,17 @@ class Subscriptions(bootsteps.StartStopStep):
             # A message slipped in, or another worker listens too: begin anew with the
             # request, wherever it is served.
             self._hand_over(session)
+
+    def _is_idle(self, session: Session) -> bool:
+        return not self._stopping and not session.is_busy() and self.sessions.get(session.queue) is session
+
+    def _let_go(self, session: Session) -> bool:
+        """Stop consuming; return ``False`` if a message was delivered while we did."""
+        session.amqp_channel.basic_cancel(session.queue)
+        if not session.is_busy():
+            return True
+        self._resume(session)
+        return False
 
     def _delete(self, queue: str) -> bool:
         try:
@@ -269,12 +277,11 @@ class Subscriptions(bootsteps.StartStopStep):
             session.amqp_channel.close()
 
     def _resume(self, session: Session) -> None:
-        if self._stopping:
-            return
-        if session.busy:
-            self._consumer.timer.call_after(0.2, self._loop.add, (lambda: self._resume(session),))
-        else:
+        """Consume again once the turn under way has ended."""
+        if self._is_idle(session):
             self._consume(session)
+        elif session.is_busy():
+            self._consumer.timer.call_after(0.2, self._loop.add, (partial(self._resume, session),))
 
     # -- as time goes by --------------------------------------------------------
 
@@ -284,19 +291,13 @@ class Subscriptions(bootsteps.StartStopStep):
             if session.delivery is not None and session.delivery.acknowledged:
                 session.delivery = None
                 session.active_at = now
-            elif now - session.leased_at > LEASE_SECONDS and not session.busy:
-                self._loop.add(lambda s=session: self._renew(s))
+            elif now - session.leased_at > LEASE_SECONDS and not session.is_busy():
+                self._loop.add(partial(self._renew, session))
 
     def _renew(self, session: Session) -> None:
-        if self._stopping or session.busy or session.queue not in self.sessions:
-            return
         if self._virtual:
-            session.leased_at = time.monotonic()
-            return
-        session.amqp_channel.basic_cancel(session.queue)
-        if session.busy:
-            self._loop.add(lambda: self._resume(session))
-        else:
+            session.leased_at = time.monotonic()  # nothing times out there
+        elif self._is_idle(session) and self._let_go(session):
             self._hand_over(session)
 
 
@@ -315,6 +316,6 @@ def live_sessions(state: Any) -> dict[str, Any]:
         return {}
     now = time.monotonic()
     return {
-        topology.user_of(s.queue): {"idle": round(now - s.active_at, 1), "busy": s.busy}
+        topology.user_of(s.queue): {"idle": round(now - s.active_at, 1), "busy": s.is_busy()}
         for s in subscriptions.sessions.values()
     }

@@ -13,7 +13,7 @@ import structlog
 from celery import Task, shared_task
 from celery.exceptions import Reject
 
-from chatbot.errors import Discard, Transient
+from chatbot.errors import Discard, Permanent, Transient
 from chatbot.messages import Message
 from chatbot.router import ANSWER, SEND, SHOW_TYPING
 
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 PUT_BACK_PAUSE = 2.0
 
 
-class BotTask(Task):  # type: ignore[misc, type-arg]  # celery ships no types
+class BotTask(Task):
     """A task that knows its chatbot and treats errors as they ask for."""
 
     abstract = True
@@ -81,7 +81,7 @@ def show_typing(self: BotTask, user: str, message_id: str, message: dict[str, An
     """Mark a message as read and show typing: a courtesy, never tried again."""
     try:
         self.bot.delivery.show_typing(Message.from_dict(message))
-    except Transient as err:
+    except (Transient, Permanent) as err:
         raise Discard(f"typing not shown: {err}") from err
 
 

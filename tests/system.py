@@ -28,12 +28,12 @@ PHONE_NUMBER_ID = "100000000000009"
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 
 
-def webhook_body(messages: Iterable[tuple[str, str, str]]) -> bytes:
+def webhook_body(messages: Iterable[tuple[str, str, str]], phone_number_id: str = PHONE_NUMBER_ID) -> bytes:
     """Return one Cloud API webhook holding ``(user, message id, text)`` in that order."""
     items = list(messages)
     value = {
         "messaging_product": "whatsapp",
-        "metadata": {"display_phone_number": "5511000000000", "phone_number_id": PHONE_NUMBER_ID},
+        "metadata": {"display_phone_number": "5511000000000", "phone_number_id": phone_number_id},
         "contacts": [{"profile": {"name": f"P{user}"}, "wa_id": user} for user in dict.fromkeys(m[0] for m in items)],
         "messages": [
             {"from": user, "id": id_, "timestamp": str(int(time.time())), "type": "text", "text": {"body": text}}

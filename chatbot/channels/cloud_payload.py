@@ -6,7 +6,7 @@ is not as documented costs no other one, and nothing is required that real bodie
 
 What gives no message: reactions, edits and deletions of earlier messages, system
 notices, and every change whose field is not ``messages`` (echoes, history, alerts).
-Source: Meta, "WhatsApp Cloud API – Webhooks – components", v26.0.
+Source: Meta, "WhatsApp Cloud API: webhook components", v26.0.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from chatbot.messages import Inbound, Message, Status
 
 #: What a person sends that asks for no reply.
 SILENT = frozenset({"reaction", "system", "edit", "revoke", "ephemeral", "request_welcome"})
+#: Unix seconds beyond this (the year 5138) are a mistake.
+LATEST = 1e11
 
 
 def parse(body: bytes) -> Inbound:
@@ -51,9 +53,9 @@ def _values(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _message(item: Any, account: str, contacts: list[dict[str, Any]]) -> Message | None:
     item = _dict(item)
     id_, kind = _text(item.get("id")), _text(item.get("type")) or "unknown"
-    phone, bsuid = _text(item.get("from")), _text(item.get("from_user_id"))
+    phone, bsuid = _phone(item.get("from")), _text(item.get("from_user_id"))
     contact = _contact_of(phone, bsuid, contacts)
-    phone = phone or _text(contact.get("wa_id"))
+    phone = phone or _phone(contact.get("wa_id"))
     bsuid = bsuid or _text(contact.get("user_id"))
     user = phone or bsuid
     if not id_ or not user or kind in SILENT:
@@ -74,9 +76,10 @@ def _message(item: Any, account: str, contacts: list[dict[str, Any]]) -> Message
 
 def _contact_of(phone: str, bsuid: str, contacts: list[dict[str, Any]]) -> dict[str, Any]:
     for contact in contacts:
-        if (phone and _text(contact.get("wa_id")) == phone) or (bsuid and _text(contact.get("user_id")) == bsuid):
+        if (phone and _phone(contact.get("wa_id")) == phone) or (bsuid and _text(contact.get("user_id")) == bsuid):
             return contact
-    # A lone contact names the sender only where the message itself names nobody.
+    # A lone contact names the sender only where the message itself names nobody: in a
+    # batch of two people it would send the reply of one to the other.
     return contacts[0] if len(contacts) == 1 and not phone and not bsuid else {}
 
 
@@ -91,7 +94,7 @@ def _status(item: Any) -> Status | None:
         status=status,
         recipient=_text(item.get("recipient_id")) or _text(item.get("recipient_user_id")),
         callback=_text(item.get("biz_opaque_callback_data")),
-        error_code=code if isinstance(code, int) else 0,
+        error_code=code if isinstance(code, int) and not isinstance(code, bool) else 0,
     )
 
 
@@ -118,8 +121,10 @@ def _interactive(content: dict[str, Any], _: dict[str, Any]) -> str:
 
 def _location(content: dict[str, Any], _: dict[str, Any]) -> str:
     place = ", ".join(filter(None, (_text(content.get("name")), _text(content.get("address")))))
-    at = f"latitude {content.get('latitude')}, longitude {content.get('longitude')}"
-    return f"Enviei minha localização: {place} ({at})" if place else f"Enviei minha localização: {at}"
+    latitude, longitude = _number(content.get("latitude")), _number(content.get("longitude"))
+    at = f"latitude {latitude}, longitude {longitude}" if latitude and longitude else ""
+    where = f"{place} ({at})" if place and at else place or at
+    return f"Enviei minha localização: {where}" if where else ""
 
 
 def _cards(_: dict[str, Any], item: dict[str, Any]) -> str:
@@ -132,9 +137,15 @@ def _cards(_: dict[str, Any], item: dict[str, Any]) -> str:
 
 
 def _order(content: dict[str, Any], _: dict[str, Any]) -> str:
-    products = map(_dict, _list(content.get("product_items")))
-    lines = [f"{_text(p.get('quantity')) or '1'} × {_text(p.get('product_retailer_id'))}" for p in products]
-    return ". ".join(filter(None, (f"Fiz um pedido: {', '.join(lines)}" if lines else "", _text(content.get("text")))))
+    products = [_dict(product) for product in _list(content.get("product_items"))]
+    lines = ", ".join(filter(None, map(_product, products)))
+    return ". ".join(filter(None, (lines and f"Fiz um pedido: {lines}", _text(content.get("text")))))
+
+
+def _product(product: dict[str, Any]) -> str:
+    name = _text(product.get("product_retailer_id"))
+    many = _number(product.get("quantity"))
+    return f"{many} × {name}" if many and name else name
 
 
 _READERS: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
@@ -171,9 +182,22 @@ def _text(value: Any) -> str:
         return ""
 
 
+def _phone(value: Any) -> str:
+    return _text(value).strip().removeprefix("+")
+
+
+def _number(value: Any) -> str:
+    """Return a number, or a text in its place, as text; ``""`` for NaN and infinities."""
+    if not isinstance(value, float):
+        return _text(value)
+    if not math.isfinite(value):
+        return ""
+    return str(int(value)) if value.is_integer() else str(value)
+
+
 def _time(value: Any) -> float:
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
         return 0.0
-    return seconds if math.isfinite(seconds) and 0 < seconds < 1e11 else 0.0
+    return seconds if 0 < seconds < LATEST else 0.0

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
+import threading
 from collections.abc import Mapping
-from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from chatbot.channels import cloud_payload
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
@@ -59,6 +62,8 @@ class WhatsApp:
         self._app_secret = app_secret.encode()
         self._verify_token = verify_token.encode()
         self._timeout = timeout
+        self._opening = threading.Lock()
+        self._opened: httpx.Client | None = None
 
     # -- inbound ----------------------------------------------------------------
 
@@ -107,34 +112,42 @@ class WhatsApp:
                 "biz_opaque_callback_data": callback,
             },
         )
-        try:
-            return str(answer["messages"][0]["id"])
-        except (KeyError, IndexError, TypeError) as err:
-            raise OutcomeUnknown("the Graph API accepted a message and gave no id") from err
+        if id_ := _id_in(answer):
+            return id_
+        raise OutcomeUnknown("the Graph API accepted a message and gave no id")
 
     def show_typing(self, to: Message) -> None:
         """Mark ``to`` as read and show the typing indicator (25 s, or until the reply)."""
         self._call(to, {"status": "read", "message_id": to.id, "typing_indicator": {"type": "text"}})
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections, if there are any; a later call opens new ones."""
+        with self._opening:
+            opened, self._opened = self._opened, None
+        if opened:
+            opened.close()
 
-    @cached_property
     def _client(self) -> httpx.Client:
         import httpx
 
-        return httpx.Client(timeout=self._timeout, headers={"Authorization": f"Bearer {self._access_token}"})
+        with self._opening:
+            if self._opened is None:
+                # As bytes: a token with odd characters is Meta's to refuse (code 190).
+                bearer = f"Bearer {self._access_token}".encode("utf-8", "replace")
+                self._opened = httpx.Client(timeout=self._timeout, headers={b"Authorization": bearer})
+            return self._opened
 
     def _call(self, to: Message, content: dict[str, Any]) -> Any:
         import httpx
 
-        url = f"{self._graph_url}/{to.account or self._phone_number_id}/messages"
+        url = f"{self._graph_url}/{quote(to.account or self._phone_number_id, safe='')}/messages"
         try:
-            answer = self._client.post(url, json={"messaging_product": "whatsapp", **content})
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as err:
+            answer = self._client().post(url, json={"messaging_product": "whatsapp", **content})
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as err:
             raise Transient(f"the Graph API cannot be reached: {type(err).__name__}") from err
-        except httpx.TransportError as err:
+        except httpx.LocalProtocolError as err:  # a line break in the token: nothing went out
+            raise ChannelDown("the access token is no header value (CHATBOT_WHATSAPP_ACCESS_TOKEN)") from err
+        except httpx.RequestError as err:
             raise OutcomeUnknown(f"the Graph API did not answer: {type(err).__name__}") from err
         if answer.is_success:
             return _json(answer)
@@ -149,27 +162,41 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _classified(answer: httpx.Response) -> Transient | Permanent:
-    body = _json(answer)
-    error = body.get("error") if isinstance(body, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
+    code = _code_in(_json(answer))
     says = f"the Graph API answered {answer.status_code}, code {code}"
     asked = _retry_after(answer)
     if code in DOWN:
         return ChannelDown(says, retry_after=asked)
     if code in NEVER:
         return Permanent(says)
-    if code in SLOW_DOWN:
+    if code is not None and code in SLOW_DOWN:
         return Transient(says, retry_after=asked or SLOW_DOWN[code])
-    if answer.status_code == 429 or answer.status_code >= 500:
+    if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or answer.is_server_error:
         return Transient(says, retry_after=asked)
     return Permanent(says)
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
+def _code_in(body: Any) -> int | None:
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None  # False is not 0
+
+
+def _id_in(body: Any) -> str:
     try:
-        return float(answer.headers["Retry-After"])
+        id_ = body["messages"][0]["id"]
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return id_ if isinstance(id_, str) else ""
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Return the seconds asked for; the header's other form, a date, is not read."""
+    try:
+        seconds = float(answer.headers["Retry-After"])
     except (KeyError, ValueError):
         return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 #: Where a long text may end, best first: paragraph, line, sentence, word.

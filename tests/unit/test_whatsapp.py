@@ -246,7 +246,8 @@ def test_read_and_typing_are_one_call(graph):
     graph.answer = (200, {"success": True}, {})
     whatsapp(graph.url).show_typing(TO)
     assert graph.asked[0][2] == {
-        "messaging_product": "whatsapp", "status": "read", "message_id": "wamid.in", "typing_indicator": {"type": "text"},
+        "messaging_product": "whatsapp", "status": "read", "message_id": "wamid.in",
+        "typing_indicator": {"type": "text"},
     }  # fmt: skip
 
 
