@@ -38,7 +38,12 @@ class Settings(BaseSettings):
     """One process's settings. Durations in seconds, lengths in characters."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
     )
 
     env: Literal["development", "test", "production"] = Field(

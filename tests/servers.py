@@ -173,9 +173,17 @@ class RabbitMQ:
         )  # fmt: skip
         return done.stdout
 
-    def queues(self) -> dict[str, tuple[int, int]]:
+    def add_vhost(self) -> str:
+        """Make a virtual host of its own, so that two systems share this broker unseen; return its name."""
+        name = f"v{secrets.token_hex(4)}"
+        self.ctl("add_vhost", name)
+        self.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        return name
+
+    def queues(self, vhost: str = "/") -> dict[str, tuple[int, int]]:
         """Return the queues: name → (messages, consumers)."""
-        lines = self.ctl("list_queues", "name", "messages", "consumers", "--no-table-headers").splitlines()
+        columns = ("name", "messages", "consumers")
+        lines = self.ctl("list_queues", "-p", vhost, *columns, "--no-table-headers").splitlines()
         rows = (line.split("\t") for line in lines if line.count("\t") == 2)
         return {name: (int(messages), int(consumers)) for name, messages, consumers in rows}
 

@@ -94,6 +94,7 @@ class System:
         self, folder: Path, rabbitmq: RabbitMQ, redis: Redis, llm: StubLLM | None, *, redis_db: int = 0, **settings: Any
     ) -> None:
         self.folder, self.rabbitmq, self.redis, self.llm = folder, rabbitmq, redis, llm
+        self.vhost = rabbitmq.add_vhost()
         self.port = free_port()
         self.stand_in = StandIn(folder, self.port)
         model = {"CHATBOT_LLM_MODEL": "stub", "CHATBOT_LLM_BASE_URL": llm.url} if llm else {}
@@ -101,7 +102,7 @@ class System:
             **{k: v for k, v in os.environ.items() if not k.startswith("CHATBOT_")},
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "CHATBOT_ENV": "test",
-            "CHATBOT_BROKER_URL": rabbitmq.url,
+            "CHATBOT_BROKER_URL": rabbitmq.url.removesuffix("/") + self.vhost,
             "CHATBOT_REDIS_URL": redis.url.removesuffix("0") + str(redis_db),
             "CHATBOT_PORT": str(self.port),
             "CHATBOT_WHATSAPP_GRAPH_URL": f"{self.stand_in.url}/graph/v26.0",
@@ -175,4 +176,4 @@ class System:
     def user_queues(self) -> dict[str, tuple[int, int]]:
         """Return the queues of users: name → (messages, consumers)."""
         fixed = {"chat.open", "chat.dead"}
-        return {q: s for q, s in self.rabbitmq.queues().items() if q.startswith("chat.") and q not in fixed}
+        return {q: s for q, s in self.rabbitmq.queues(self.vhost).items() if q.startswith("chat.") and q not in fixed}

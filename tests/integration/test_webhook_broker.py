@@ -30,10 +30,10 @@ def system(tmp_path_factory, broker):
 
 
 @pytest.fixture(autouse=True)
-def clean(broker):
+def clean(broker, system):
     yield
-    for queue in broker.queues():
-        broker.ctl("delete_queue", queue)
+    for queue in broker.queues(system.vhost):
+        broker.ctl("delete_queue", "-p", system.vhost, queue)
 
 
 def url(system, path=""):
@@ -43,13 +43,13 @@ def url(system, path=""):
 def test_a_message_is_on_the_broker_when_200_is_answered(system, broker):
     answer = system.post(ONE, ("5511966660002", "wamid.b", "oi"), ("5511966660001", "wamid.c", "tchau"))
     assert (answer.status_code, answer.json()) == (200, {"messages": 3, "statuses": 0, "refused": 0})
-    queues = broker.queues()
+    queues = broker.queues(system.vhost)
     assert queues["chat.5511966660001"] == (2, 0)
     assert queues["chat.5511966660002"] == (1, 0)
     assert queues["chat.open"][0] >= 2
-    bindings = broker.ctl("list_bindings", "source_name", "routing_key")
+    bindings = broker.ctl("list_bindings", "-p", system.vhost, "source_name", "routing_key")
     assert "chat\tchat.5511966660001" in bindings
-    arguments = broker.ctl("list_queues", "name", "durable", "arguments")
+    arguments = broker.ctl("list_queues", "-p", system.vhost, "name", "durable", "arguments")
     [line] = [line for line in arguments.splitlines() if "5511966660001" in line]
     assert "\ttrue\t" in line
     assert '{"x-single-active-consumer",true}' in line
@@ -59,7 +59,7 @@ def test_messages_survive_a_broker_restart(system, broker):
     assert system.post(ONE).status_code == 200
     broker.kill()
     broker.start()
-    assert broker.queues()["chat.5511966660001"] == (1, 0)
+    assert broker.queues(system.vhost)["chat.5511966660001"] == (1, 0)
 
 
 def test_wrong_signatures_and_bodies_are_refused(system, broker):
@@ -71,7 +71,7 @@ def test_wrong_signatures_and_bodies_are_refused(system, broker):
     assert system.post_body(b" " * (3 * 1024 * 1024 + 1)).status_code == 413
     assert system.post_body(b"{}" + b" " * (3 * 1024 * 1024 - 2)).status_code == 200
     assert client.put(url(system, "/webhook/whatsapp")).status_code == 405
-    assert [q for q in broker.queues() if q.startswith("chat.55")] == []
+    assert [q for q in broker.queues(system.vhost) if q.startswith("chat.55")] == []
 
 
 def test_verification(system):
@@ -94,7 +94,7 @@ def test_statuses_are_taken(system):
 def test_an_unroutable_user_costs_no_neighbour(system, broker):
     answer = system.post(("5" * 300, "wamid.long", "oi"), ONE)
     assert (answer.status_code, answer.json()) == (200, {"messages": 2, "statuses": 0, "refused": 1})
-    assert broker.queues()["chat.5511966660001"] == (1, 0)
+    assert broker.queues(system.vhost)["chat.5511966660001"] == (1, 0)
 
 
 def test_a_broker_that_is_down_is_503_within_the_timeout_and_back_by_itself(system, broker):

@@ -1,0 +1,126 @@
+"""The agent against a model over HTTP: what it is shown, and what its failures mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatbot.agent import CrewAgent, Persona, from_settings
+from chatbot.config import Settings, SettingsError
+from chatbot.errors import Permanent, Transient
+from chatbot.llm import OfflineLLM, build, offline_reply
+from chatbot.messages import Message, Turn
+from tests.stub_llm import StubLLM
+
+
+def said(text, user="ana"):
+    return Message(user=user, id=text, text=text)
+
+
+def past(*pairs):
+    return [Turn(n, said(question), answer, 0.0) for n, (question, answer) in enumerate(pairs, 1)]
+
+
+@pytest.fixture
+def llm():
+    with StubLLM() as llm:
+        yield llm
+
+
+@pytest.fixture
+def agent(llm):
+    settings = Settings(_env_file=None, llm_model="stub", llm_base_url=llm.url)
+    return CrewAgent(Persona("Papel {tools}", "Meta {x}", "História"), build(settings), history_chars=100)
+
+
+def test_persona_history_and_message_reach_the_model_once(agent, llm):
+    reply = agent.reply(said("e agora?"), past(("oi", "olá"), ("tudo bem?", "tudo")))
+    assert reply == "eco: e agora?"
+    [call] = llm.calls
+    system = call.messages[0]
+    assert system[0] == "system"
+    assert all(text in system[1] for text in ("Papel", "Meta {x}", "História"))
+    assert call.said == ["oi", "tudo bem?", "e agora?"]
+    assert [content for role, content in call.messages if role == "assistant"] == ["olá", "tudo"]
+
+
+def test_braces_people_write_are_not_filled_in(agent, llm):
+    agent.reply(said("o que é {input}, {tools} e {outra}?"), [])
+    assert llm.calls[0].asked == "o que é { input }, { tools } e {outra}?"
+
+
+def test_only_as_much_past_as_fits(agent, llm):
+    agent.reply(said("fim"), past(("a" * 60, "b" * 60), ("c" * 30, "d" * 30)))
+    assert llm.calls[0].said == ["c" * 30, "fim"]
+
+
+def test_two_users_in_a_row_share_nothing(agent, llm):
+    agent.reply(said("sou a Ana", "1"), [])
+    agent.reply(said("sou o Beto", "10"), [])
+    assert llm.calls[1].said == ["sou o Beto"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(429, Transient), (500, Transient), (503, Transient), (401, Permanent), (403, Permanent), (400, Permanent)],
+)
+def test_a_failing_model_is_asked_once_and_classified(agent, llm, status, kind):
+    llm.script = lambda _: (status, {"error": {"message": "no", "type": "x", "code": None}})
+    with pytest.raises(kind):
+        agent.reply(said("oi"), [])
+    assert len(llm.calls) == 1, "retries are the conversation's business"
+
+
+def test_an_empty_answer_is_transient(agent, llm):
+    choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
+    llm.script = lambda _: (200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+    with pytest.raises(Transient):
+        agent.reply(said("oi"), [])
+
+
+def test_a_model_that_is_not_there_is_transient():
+    settings = Settings(_env_file=None, llm_model="stub", llm_base_url="http://127.0.0.1:1/v1")
+    agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=100)
+    with pytest.raises(Transient):
+        agent.reply(said("oi"), [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [
+        ({"llm_model": "offline"}, "offline"),
+        ({"llm_model": "gpt-4o-mini", "llm_api_key": "sk-x"}, "gpt-4o-mini"),
+        ({"llm_model": "any-name", "llm_base_url": "http://127.0.0.1:8080/v1"}, "any-name"),
+        ({"llm_model": "ollama/llama3.2"}, "llama3.2"),
+    ],
+)
+def test_each_kind_of_model_can_be_built(settings, model):
+    llm = build(Settings(_env_file=None, **settings))
+    assert llm.model.removeprefix("ollama/") == model
+    assert isinstance(llm, OfflineLLM) == (model == "offline")
+
+
+def test_a_persona_comes_from_a_yaml_file(tmp_path, llm):
+    path = tmp_path / "agente.yaml"
+    path.write_text("role: Padeiro\ngoal: Vender pão\nbackstory: Desde 1950\n")
+    settings = {"llm_model": "stub", "llm_base_url": llm.url, "agent_file": path}
+    from_settings(Settings(_env_file=None, **settings)).reply(said("oi"), [])
+    assert "Padeiro" in llm.calls[0].messages[0][1]
+    path.write_text("role: Padeiro\n")
+    with pytest.raises(SettingsError, match="goal, backstory"):
+        from_settings(Settings(_env_file=None, **settings))
+    path.write_text("{")
+    with pytest.raises(SettingsError, match="YAML"):
+        from_settings(Settings(_env_file=None, **settings))
+
+
+@pytest.mark.parametrize(
+    ("conversation", "reply"),
+    [
+        (["Oi, meu nome é Ana Clara", "Qual é o meu nome?"], "Seu nome é Ana Clara."),
+        (["me chamo Zé", "my name is Joe", "what is my name?"], "Seu nome é Joe."),
+        (["você sabe meu nome?"], "Você ainda não me disse o seu nome."),
+        (["a", "b"], "Você disse: b (mensagem 2 desta conversa)"),
+    ],
+)
+def test_the_offline_model_uses_the_conversation(conversation, reply):
+    assert offline_reply(conversation) == reply

@@ -1,0 +1,185 @@
+"""What developers and operators use: the shell, Flower, honcho, doctor."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from chatbot.app import Chatbot
+from chatbot.config import Settings
+from chatbot.ops.doctor import examine
+from tests.servers import PYTHON, ROOT, Process, free_port, wait_until
+from tests.system import System
+
+USER = "5511955550001"
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, rabbitmq, redis_server):
+    with System(
+        tmp_path_factory.mktemp("system"), rabbitmq, redis_server, None, redis_db=5, llm_model="offline", idle_timeout=3
+    ) as system:
+        yield system.start("web", "worker", "sender", "beat")
+        wait_until(lambda: not system.user_queues(), seconds=30, what="idle queues gone")
+
+
+def python_shell(system, command, script):
+    done = subprocess.run(
+        command, input=script, env=system.env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["-m", "chatbot.cli", "shell"], ["-m", "celery", "-A", "chatbot", "shell", "--python"]])
+def test_a_developer_chats_from_a_shell(system, command):
+    user = f"dev{len(command)}"
+    output = python_shell(
+        system,
+        [PYTHON, *command],
+        f"print(chat('{user}', 'Oi, meu nome é Rita'))\n"
+        f"print(chat('{user}', 'qual é o meu nome?'))\n"
+        f"print(answer.delay('{user}', 'tchau'))\n"
+        f"print(sessions())\n",
+    )
+    assert "Prazer, Rita! Vou me lembrar do seu nome." in output
+    assert "Seu nome é Rita." in output
+    assert f"'{user}': {{'worker': 'worker-" in output
+    assert re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-", output), "delay() returns the task's id"
+
+
+def test_flower_shows_user_id_and_length_and_never_the_text(system):
+    port = free_port()
+    flower = Process(
+        [PYTHON, "-m", "celery", "-A", "chatbot", "flower", "--address=127.0.0.1", f"--port={port}"],
+        log=system.folder / "flower.log", env={**system.env, "FLOWER_UNAUTHENTICATED_API": "true"},
+    ).start()  # fmt: skip
+    try:
+        wait_until(lambda: "Connected" in flower.output(), seconds=60, what="flower connected")
+
+        def seen():
+            system.post((USER, f"wamid.{os.urandom(4).hex()}", "segredo do cliente"))
+            try:
+                tasks = httpx.get(f"http://127.0.0.1:{port}/api/tasks", timeout=5).json()
+            except (httpx.HTTPError, ValueError):
+                return None
+            return [task for task in tasks.values() if task["name"] == "chatbot.answer"] and tasks
+
+        tasks = wait_until(seen, seconds=60, what="tasks in Flower", every=0.5)
+        answers = [task["args"] for task in tasks.values() if task["name"] == "chatbot.answer"]
+        assert all(re.fullmatch(rf"\('{USER}', 'wamid\.\w+', 18\)", args) for args in answers), answers
+        assert "segredo" not in str(tasks)
+    finally:
+        flower.kill()
+
+
+def test_no_log_holds_what_people_write_or_their_number(system):
+    texts = ("segredo", "meu nome", USER)
+    system.post((USER, "wamid.log", "segredo"))
+    before = len(system.replies(USER))
+    wait_until(lambda: len(system.replies(USER)) > before or system.replies(USER), what="reply")
+    for name, process in system.processes.items():
+        found = [line for line in process.output().splitlines() if any(text in line for text in texts)]
+        assert found == [], name
+
+
+def test_honcho_starts_every_process_of_the_procfile(tmp_path, rabbitmq, redis_server):
+    with System(tmp_path, rabbitmq, redis_server, None, redis_db=6, llm_model="offline", idle_timeout=1) as system:
+        up = Process(
+            [str(Path(sys.executable).with_name("honcho")), "start"], log=tmp_path / "up.log",
+            env={**system.env, "FLOWER_UNAUTHENTICATED_API": "true"},
+        ).start()  # fmt: skip
+        system.processes["web"] = up
+        try:
+            wait_until(system.healthy, seconds=60, what="web up")
+            wait_until(lambda: up.output().count(" ready.") == 2, seconds=90, what="worker and sender ready")
+            assert system.post((USER, "wamid.up", "Oi, meu nome é Ana")).status_code == 200
+            assert system.wait_replies(USER, 1) == ["Prazer, Ana! Vou me lembrar do seu nome."]
+            wait_until(lambda: not system.user_queues(), seconds=30, what="idle queue gone")
+            for kind in ("web", "worker", "sender", "beat", "flower"):
+                assert f"{kind}.1" in up.output()
+        finally:
+            up.terminate(seconds=30)
+
+
+# -- doctor ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside():
+    """Plays RabbitMQ's management API, a model server and the Graph API."""
+
+    class Handler(BaseHTTPRequestHandler):
+        answers = {
+            "/api/nodes": (200, '[{"fd_total": 65536}]'),
+            "/v1/models": (200, '{"data": [{"id": "llama"}]}'),
+            "/v26.0/42": (200, "{}"),
+        }
+
+        def do_GET(self):
+            status, body = Handler.answers.get(self.path, (404, "{}"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body.encode())
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Handler.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+def findings(outside, rabbitmq, redis_server, **settings):
+    values = {
+        "broker_url": rabbitmq.url, "redis_url": redis_server.url, "broker_management_url": outside.url,
+        "llm_model": "llama", "llm_base_url": f"{outside.url}/v1", "whatsapp_graph_url": f"{outside.url}/v26.0",
+        "whatsapp_app_secret": "a", "whatsapp_verify_token": "b", "whatsapp_access_token": "c",
+        "whatsapp_phone_number_id": "42", "publish_timeout": 1, **settings,
+    }  # fmt: skip
+    bot = Chatbot(Settings(_env_file=None, **values))
+    try:
+        return {finding.part: finding for finding in examine(bot)}
+    finally:
+        bot.close()
+
+
+def test_a_healthy_system_has_nothing_to_fix(outside, rabbitmq, redis_server):
+    found = findings(outside, rabbitmq, redis_server)
+    assert [f for f in found.values() if not f.ok] == []
+    assert set(found) == {"broker", "descriptors", "redis", "model", "whatsapp", "clock"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "answers", "part", "says"),
+    [
+        ({"broker_url": "amqp://127.0.0.1:1//"}, {}, "broker", "CHATBOT_BROKER_URL"),
+        ({"redis_url": "redis://127.0.0.1:1/0"}, {}, "redis", "CHATBOT_REDIS_URL"),
+        ({}, {"/api/nodes": (200, '[{"fd_total": 1024}]')}, "descriptors", "ulimit -n"),
+        ({}, {"/api/nodes": (500, "")}, "descriptors", "rabbitmq_management"),
+        ({}, {"/v1/models": (401, "")}, "model", "CHATBOT_LLM_API_KEY"),
+        ({"llm_model": "gone"}, {}, "model", "not among the models"),
+        ({}, {"/v26.0/42": (401, "")}, "whatsapp", "access token"),
+        ({"whatsapp_access_token": None}, {}, "whatsapp", "CHATBOT_WHATSAPP_ACCESS_TOKEN"),
+        ({"whatsapp_graph_url": "http://127.0.0.1:1/v26.0"}, {}, "clock", "Connect"),
+    ],
+)
+def test_each_trouble_is_named_with_what_to_do(outside, rabbitmq, redis_server, settings, answers, part, says):
+    outside.answers = {**outside.answers, **answers}
+    found = findings(outside, rabbitmq, redis_server, **settings)[part]
+    assert not found.ok
+    assert says in found.says
