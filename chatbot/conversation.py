@@ -42,7 +42,7 @@ class Outbound(Protocol):
     """Where a turn's consequences are published (``Router``)."""
 
     def wake_sender(self, user: str, number: int) -> None: ...
-    def show_typing(self, message: Message) -> None: ...
+    def mark_read(self, message: Message) -> None: ...
     def bury(self, message: Message, reason: str) -> None: ...
 
 
@@ -87,7 +87,7 @@ class Conversation:
             return self._apologise(message, f"given up: it ended its worker {MAX_ATTEMPTS} times")
         if not message.text.strip():
             return language.UNREADABLE[language.guess("", message.phone)]
-        self._show_typing(message)
+        self._mark_read(message)
         try:
             return in_place(
                 lambda: self._agent().reply(message, begun.history), tries=self._llm_tries, sleep=self._sleep
@@ -95,11 +95,11 @@ class Conversation:
         except (Transient, Permanent) as err:
             return self._apologise(message, f"{type(err).__name__}: {err}")
 
-    def _show_typing(self, message: Message) -> None:
+    def _mark_read(self, message: Message) -> None:
         try:
-            self._outbound.show_typing(message)
+            self._outbound.mark_read(message)
         except Transient as err:
-            log.warning("typing.skipped", error=str(err))
+            log.warning("mark_read.skipped", error=str(err))
 
     def _apologise(self, message: Message, reason: str) -> str:
         log.error("turn.failed", message_id=message.id, reason=reason)

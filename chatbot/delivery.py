@@ -38,8 +38,8 @@ class Channel(Protocol):
     def send(self, to: Message, text: str, *, callback: str) -> str:
         """Send one part in reply to ``to``; return the provider's id. Raises ``Transient``, ``Permanent``."""
 
-    def show_typing(self, to: Message) -> None:
-        """Mark ``to`` as read and show that an answer is being written."""
+    def mark_read(self, to: Message, *, typing: bool) -> None:
+        """Mark ``to`` as read and, with ``typing``, show that an answer is being written."""
 
 
 class Delivery:
@@ -72,10 +72,10 @@ class Delivery:
             log.debug("delivery.busy")
         return delivered
 
-    def show_typing(self, message: Message) -> None:
+    def mark_read(self, message: Message) -> None:
         """Mark ``message`` as read and show typing, unless it is answered already."""
-        if self._store.turn_of(message.user, message.id) is None:
-            self._channel(message).show_typing(message)
+        unanswered = self._store.turn_of(message.user, message.id) is None
+        self._channel(message).mark_read(message, typing=unanswered)
 
     def _deliver_turn(self, claimed: Claimed) -> bool:
         """Deliver one turn; return whether the next one may follow."""

@@ -30,7 +30,7 @@ from chatbot.messages import Message
 
 ANSWER = "chatbot.answer"
 SEND = "chatbot.send"
-SHOW_TYPING = "chatbot.show_typing"
+MARK_READ = "chatbot.mark_read"
 
 T = TypeVar("T")
 
@@ -110,11 +110,11 @@ class Router:
         """Say that turn ``number`` of ``user`` waits in the outbox. Raises ``BrokerUnavailable``."""
         self._send(SEND, (user, number), f"send.{_suffix(user)}")
 
-    def show_typing(self, message: Message) -> None:
+    def mark_read(self, message: Message) -> None:
         """Have ``message`` marked as read, with a typing indicator, for as long as that helps."""
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        self._send(SHOW_TYPING, arguments, f"send.{_suffix(message.user)}", message=address, expires=20)
+        self._send(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, expires=20)
 
     def bury(self, message: Message, reason: str) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""

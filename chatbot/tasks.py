@@ -15,7 +15,7 @@ from celery.exceptions import Reject
 
 from chatbot.errors import Discard, Permanent, Transient
 from chatbot.messages import Message
-from chatbot.router import ANSWER, SEND, SHOW_TYPING
+from chatbot.router import ANSWER, MARK_READ, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
@@ -76,13 +76,13 @@ def send(self: BotTask, user: str, number: int = 0) -> int:  # noqa: ARG001  # s
     return self.bot.delivery.deliver(user, holder=str(self.request.id))
 
 
-@shared_task(name=SHOW_TYPING, base=BotTask, bind=True, acks_late=False)
-def show_typing(self: BotTask, user: str, message_id: str, message: dict[str, Any]) -> None:  # noqa: ARG001
+@shared_task(name=MARK_READ, base=BotTask, bind=True, acks_late=False)
+def mark_read(self: BotTask, user: str, message_id: str, message: dict[str, Any]) -> None:  # noqa: ARG001
     """Mark a message as read and show typing: a courtesy, never tried again."""
     try:
-        self.bot.delivery.show_typing(Message.from_dict(message))
+        self.bot.delivery.mark_read(Message.from_dict(message))
     except (Transient, Permanent) as err:
-        raise Discard(f"typing not shown: {err}") from err
+        raise Discard(f"not marked as read: {err}") from err
 
 
 @shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True)

@@ -16,5 +16,5 @@ class Shell:
         """Return the message's own id: there is nothing to send."""
         return to.id
 
-    def show_typing(self, to: Message) -> None:
-        """Do nothing: a shell shows no typing."""
+    def mark_read(self, to: Message, *, typing: bool) -> None:
+        """Do nothing: a shell shows neither."""

@@ -116,9 +116,10 @@ class WhatsApp:
             return id_
         raise OutcomeUnknown("the Graph API accepted a message and gave no id")
 
-    def show_typing(self, to: Message) -> None:
-        """Mark ``to`` as read and show the typing indicator (25 s, or until the reply)."""
-        self._call(to, {"status": "read", "message_id": to.id, "typing_indicator": {"type": "text"}})
+    def mark_read(self, to: Message, *, typing: bool) -> None:
+        """Mark ``to`` as read, with the typing indicator where asked (25 s, or until the reply)."""
+        indicator = {"typing_indicator": {"type": "text"}} if typing else {}
+        self._call(to, {"status": "read", "message_id": to.id, **indicator})
 
     def close(self) -> None:
         """Close the connections, if there are any; a later call opens new ones."""

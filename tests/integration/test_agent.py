@@ -72,7 +72,10 @@ def test_a_failing_model_is_asked_once_and_classified(agent, llm, status, kind):
 
 def test_an_empty_answer_is_transient(agent, llm):
     choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
-    llm.script = lambda _: (200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+    llm.script = lambda _: (
+        200,
+        {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]},
+    )
     with pytest.raises(Transient):
         agent.reply(said("oi"), [])
 

@@ -105,7 +105,11 @@ def test_the_page_chats(demo):
         page.goto(f"{demo}/simulator")
         maria = page.locator(f'[data-phone="{MARIA}"]')
         joao = page.locator(f'[data-phone="{JOAO}"]')
-        for phone, said in ((maria, "Oi, meu nome é Maria"), (joao, "Olá, me chamo João"), (maria, "qual é o meu nome?")):
+        for phone, said in (
+            (maria, "Oi, meu nome é Maria"),
+            (joao, "Olá, me chamo João"),
+            (maria, "qual é o meu nome?"),
+        ):
             box = phone.locator(".composer textarea, .composer input").first
             box.fill(said)
             box.press("Enter")

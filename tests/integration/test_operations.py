@@ -38,7 +38,9 @@ def python_shell(system, command, script):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [["-m", "chatbot.cli", "shell"], ["-m", "celery", "-A", "chatbot", "shell", "--python"]])
+@pytest.mark.parametrize(
+    "command", [["-m", "chatbot.cli", "shell"], ["-m", "celery", "-A", "chatbot", "shell", "--python"]]
+)
 def test_a_developer_chats_from_a_shell(system, command):
     user = f"dev{len(command)}"
     output = python_shell(

@@ -42,7 +42,7 @@ class Published:
             raise self.script.pop(0)
         self.woken.append((user, number))
 
-    def show_typing(self, message):
+    def mark_read(self, message):
         self.typing.append(message.id)
 
     def bury(self, message, reason):

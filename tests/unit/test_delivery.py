@@ -21,7 +21,7 @@ class Provider:
 
     def __init__(self) -> None:
         self.sent: list[str] = []
-        self.typing: list[str] = []
+        self.read: list[tuple[str, bool]] = []
         self.script: list[Exception | None] = []
 
     def split(self, text):
@@ -34,8 +34,8 @@ class Provider:
         self.sent.append(text)
         return f"wamid.{callback}"
 
-    def show_typing(self, to):
-        self.typing.append(to.id)
+    def mark_read(self, to, *, typing):
+        self.read.append((to.id, typing))
 
 
 @pytest.fixture
@@ -118,11 +118,10 @@ def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, buried):
 
 def test_typing_is_shown_only_before_the_answer(store, provider, delivery):
     waiting = Message(user="ana", id="new", text="?", channel="whatsapp")
-    delivery.show_typing(waiting)
-    assert provider.typing == ["new"]
+    delivery.mark_read(waiting)
     commit(store, "a")
-    delivery.show_typing(Message(user="ana", id="q-a", text="?", channel="whatsapp"))
-    assert provider.typing == ["new"]
+    delivery.mark_read(Message(user="ana", id="q-a", text="?", channel="whatsapp"))
+    assert provider.read == [("new", True), ("q-a", False)]
 
 
 def test_many_senders_and_shuffled_wake_ups_keep_order(store, provider, delivery):

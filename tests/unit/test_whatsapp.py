@@ -244,7 +244,7 @@ def test_a_person_without_a_phone_is_reached_by_the_bsuid(graph):
 
 def test_read_and_typing_are_one_call(graph):
     graph.answer = (200, {"success": True}, {})
-    whatsapp(graph.url).show_typing(TO)
+    whatsapp(graph.url).mark_read(TO, typing=True)
     assert graph.asked[0][2] == {
         "messaging_product": "whatsapp", "status": "read", "message_id": "wamid.in",
         "typing_indicator": {"type": "text"},
