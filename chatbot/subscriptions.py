@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 from amqp.exceptions import NotFound, PreconditionFailed, RecoverableConnectionError
 from celery import bootsteps
+from celery.worker import state
 from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
 
@@ -136,7 +137,10 @@ class Subscriptions(bootsteps.StartStopStep):
         self._timer = consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def stop(self, consumer: Any) -> None:
-        """Hand every session over: another worker subscribes before this one lets go."""
+        """Hand every session over: another worker subscribes before this one lets go.
+
+        Returns once the turns under way are done.
+        """
         if consumer.subscriptions is None:
             return
         consumer.subscriptions = None
@@ -144,18 +148,28 @@ class Subscriptions(bootsteps.StartStopStep):
         self._stopping = True
         if consumer.blueprint.state == bootsteps.RUN:
             return  # the connection is lost, and the leases with it
-        errors = (*consumer.connection_errors, *consumer.channel_errors)
         try:
             self._requests.basic_cancel("open")
             for session in self.sessions.values():
                 session.lease.requeue()
                 if not session.is_busy():
-                    # A busy one stays subscribed until its turn is done, because the
-                    # next worker would begin the next message beside it.
                     session.amqp_channel.basic_cancel(session.queue)
-        except errors as err:
+            log.info("sessions.handed_over", sessions=len(self.sessions))
+            self._finish_turns(consumer.hub)
+        except (*consumer.connection_errors, *consumer.channel_errors) as err:
             log.warning("sessions.handover_failed", error=repr(err))
-        log.info("sessions.handed_over", sessions=len(self.sessions))
+
+    def _finish_turns(self, hub: Any) -> None:
+        """Run the event loop until the turns under way have ended.
+
+        A busy user stays subscribed until then, because the next worker would begin the
+        next message beside the turn; nobody waits for the turns of others.
+        """
+        if hub is None:
+            return  # a virtual broker ends with its process
+        loop = hub.create_loop()
+        while any(session.is_busy() for session in self.sessions.values()) and not state.should_terminate:
+            next(loop)
 
     def _soon(self, call: Callable[[], None]) -> None:
         if self._consumer.hub is None:
@@ -214,6 +228,11 @@ class Subscriptions(bootsteps.StartStopStep):
     def _on_delivery(self, session: Session, raw: Any) -> None:
         message = session.amqp_channel.message_to_python(raw)
         message.accept = self._accept
+        if self._stopping:
+            # The turn before it has just ended: from here on the next worker goes on.
+            session.amqp_channel.basic_cancel(session.queue, nowait=True)
+            message.requeue()
+            return
         session.delivery = message
         session.active_at = time.monotonic()
         self._handle(message)
@@ -302,16 +321,16 @@ class Subscriptions(bootsteps.StartStopStep):
 
 
 @control_command(args=[("idle_timeout", float)])
-def close_idle_sessions(state: Any, idle_timeout: float) -> dict[str, int]:
+def close_idle_sessions(panel: Any, idle_timeout: float) -> dict[str, int]:
     """Close the sessions of this worker that had no activity for ``idle_timeout`` seconds."""
-    subscriptions = getattr(state.consumer, "subscriptions", None)
+    subscriptions = getattr(panel.consumer, "subscriptions", None)
     return {"closing": subscriptions.close_idle(float(idle_timeout)) if subscriptions else 0}
 
 
 @inspect_command()
-def live_sessions(state: Any) -> dict[str, Any]:
+def live_sessions(panel: Any) -> dict[str, Any]:
     """List the users this worker serves, with the seconds since their last activity."""
-    subscriptions = getattr(state.consumer, "subscriptions", None)
+    subscriptions = getattr(panel.consumer, "subscriptions", None)
     if subscriptions is None:
         return {}
     now = time.monotonic()

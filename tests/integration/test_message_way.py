@@ -17,7 +17,7 @@ MESSAGES = 20
 
 def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq, redis_server):
     with StubLLM(delay=0.02) as llm, System(
-        tmp_path, rabbitmq, redis_server, llm, redis_db=1, idle_timeout=8, history_turns=3, send_tries=10
+        tmp_path, rabbitmq, redis_server, llm, redis_db=1, idle_timeout=8, history_turns=3
     ) as system:  # fmt: skip
         system.start("web", "worker.1", "worker.2", "sender", "beat")
         dice = random.Random(11)

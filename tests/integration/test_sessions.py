@@ -25,8 +25,9 @@ fresh = itertools.count(1)
 def no_queue_left(rabbitmq):
     """A leaked queue of a user fails the test that leaked it."""
     yield
-    left = [q for q in rabbitmq.queues() if q.startswith("chat.") and q not in {"chat.open", "chat.dead"}]
-    for queue in [*left, "chat.open"]:
+    queues = rabbitmq.queues()
+    left = [q for q in queues if q.startswith("chat.") and q not in {"chat.open", "chat.dead"}]
+    for queue in queues.keys() & {*left, "chat.open"}:
         rabbitmq.ctl("delete_queue", queue)
     assert left == []
 
@@ -251,10 +252,10 @@ def test_sessions_move_on_a_warm_shutdown_and_after_a_kill(tmp_path, rabbitmq, r
     """Waiting messages go on at another worker, without a new message."""
     from tests.stub_llm import StubLLM
 
-    with StubLLM(delay=0.5) as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=3, idle_timeout=5) as system:
+    with StubLLM(delay=1.0) as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=3, idle_timeout=5) as system:
         system.start("web", "sender", "worker.1", "beat")
         users = [f"55119999{n:05}" for n in range(8)]
-        texts = [f"m{n}" for n in range(8)]
+        texts = [f"m{n}" for n in range(30)]
         for user in users:
             assert system.post(*((user, f"wamid.{user}.{text}", text) for text in texts)).status_code == 200
         wait_until(lambda: len(llm.calls) >= 8)
