@@ -1,7 +1,7 @@
 # make demo   chat in the browser, everything embedded      make test   all tests
 # make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up shell doctor test check format lock clean
+.PHONY: help setup demo up shell doctor test test-rabbitmq4 check format lock clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -11,7 +11,7 @@ UV     := 0.13.9
 export PORT
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.runtime  ## chat in the browser: http://127.0.0.1:$PORT/simulator
 	@$(BIN)/chatbot demo
@@ -27,6 +27,9 @@ doctor: $(VENV)/.runtime  ## check broker, Redis, model, channel, clock
 
 test: setup  ## all tests, on private RabbitMQ and Redis
 	$(BIN)/pytest $(ARGS)
+
+test-rabbitmq4: setup  ## the tests that need a broker, on RabbitMQ 4 (as root)
+	@PYTEST=$(BIN)/pytest sh tests/rabbitmq4.sh
 
 check: $(VENV)/.dev  ## lint, types, import contracts
 	$(BIN)/ruff format --check .

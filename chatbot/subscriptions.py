@@ -254,14 +254,14 @@ class Subscriptions(bootsteps.StartStopStep):
             if not self._let_go(session):
                 return
             deleted = self._delete(session.queue)
-        if deleted:
+        if deleted or self._others_consume(session.queue):
+            # Whoever else consumes it has a lease of their own. Giving them ours as well
+            # would keep two workers handing one session to and fro.
             self._forget(session)
             session.lease.ack()
             log.info("session.closed", sessions=len(self.sessions))
         else:
-            # A message slipped in, or another worker listens too: begin anew with the
-            # request, wherever it is served.
-            self._hand_over(session)
+            self._hand_over(session)  # a message slipped in: begin anew, wherever that is
 
     def _is_idle(self, session: Session) -> bool:
         return not self._stopping and not session.is_busy() and self.sessions.get(session.queue) is session
@@ -285,6 +285,13 @@ class Subscriptions(bootsteps.StartStopStep):
         except NotFound:
             self._admin = self._connection.channel()
         return True
+
+    def _others_consume(self, queue: str) -> bool:
+        try:
+            return bool(self._admin.queue_declare(queue, passive=True).consumer_count)
+        except NotFound:
+            self._admin = self._connection.channel()
+            return True  # another worker has just deleted it
 
     def _hand_over(self, session: Session) -> None:
         self._forget(session)

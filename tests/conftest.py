@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import RABBITMQ, RabbitMQ, Redis
+from tests.servers import RABBITMQ, RABBITMQ_ROOT, RabbitMQ, Redis
 
-for name in [name for name in os.environ if name.startswith("CHATBOT_") and name != "CHATBOT_TEST_RABBITMQ"]:
+for name in [name for name in os.environ if name.startswith("CHATBOT_") and name != "CHATBOT_TEST_RABBITMQ_ROOT"]:
     del os.environ[name]  # a developer's own settings never reach a test
 os.environ.pop("OPENAI_API_KEY", None)
 
@@ -26,7 +26,7 @@ def _missing(what: str) -> None:
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """A broker for the whole session; tests leave no queue of theirs behind."""
-    if not (RABBITMQ / "rabbitmq-server").exists():
+    if not (RABBITMQ_ROOT / RABBITMQ.relative_to("/") / "rabbitmq-server").exists():
         _missing("RabbitMQ")
     broker = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
     try:

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RABBITMQ = Path(os.environ.get("CHATBOT_TEST_RABBITMQ", "/usr/lib/rabbitmq/bin"))
+RABBITMQ = Path("/usr/lib/rabbitmq/bin")
+#: A Debian root to run RabbitMQ from (see ``rabbitmq4.sh``); by default this machine's own.
+RABBITMQ_ROOT = Path(os.environ.get("CHATBOT_TEST_RABBITMQ_ROOT", "/"))
 
 
 def free_port() -> int:
@@ -106,6 +108,12 @@ class RabbitMQ:
     """A broker of our own. ``url`` for clients; ``stop``/``kill``/``start`` keep its data."""
 
     def __init__(self, folder: Path) -> None:
+        self._chroot = []
+        inside = folder
+        if RABBITMQ_ROOT != Path("/"):
+            inside = Path(f"/var/tmp/chatbot-{secrets.token_hex(4)}")
+            folder = RABBITMQ_ROOT / inside.relative_to("/")
+            self._chroot = ["chroot", str(RABBITMQ_ROOT)]
         self.folder = folder
         self.port, self._dist = free_port(), free_port()
         self.node = f"chatbot-{secrets.token_hex(4)}@localhost"
@@ -114,21 +122,23 @@ class RabbitMQ:
         (folder / "plugins").write_text("[].\n")
         (folder / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{self.port}\n")
         self.env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
+            "PATH": f"{RABBITMQ}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(inside),
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(self._dist),
-            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(folder / "log"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
-            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_MNESIA_BASE": str(inside / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(inside / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(inside / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(inside / "rabbitmq"),
+            "RABBITMQ_PID_FILE": str(inside / "pid"),
             "ERL_EPMD_PORT": str(free_port()),
             "LANG": "C.UTF-8",
         }
-        self._process = Process([str(RABBITMQ / "rabbitmq-server")], log=folder / "out.log", env=self.env, cwd=folder)
+        self._process = Process(
+            [*self._chroot, str(RABBITMQ / "rabbitmq-server")], log=folder / "out.log", env=self.env, cwd=folder
+        )
 
     def start(self) -> RabbitMQ:
         """Start it and return once it takes connections."""
@@ -162,13 +172,13 @@ class RabbitMQ:
     def close(self) -> None:
         """End it and its port mapper, and remove its data."""
         self._process.kill()
-        subprocess.run(["epmd", "-kill"], env=self.env, capture_output=True, check=False)
+        subprocess.run([*self._chroot, "epmd", "-kill"], env=self.env, capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` against this broker and return what it printed."""
         done = subprocess.run(
-            [str(RABBITMQ / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
+            [*self._chroot, str(RABBITMQ / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
             env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         return done.stdout
