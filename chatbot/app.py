@@ -74,7 +74,13 @@ class Chatbot:
         """Delivers replies."""
         from chatbot.delivery import Delivery
 
-        return Delivery(self.store, self.channels, bury=self.router.bury, tries=self.settings.send_tries)
+        return Delivery(
+            self.store,
+            self.channels,
+            bury=self.router.bury,
+            tries=self.settings.send_tries,
+            settle_seconds=self.settings.settle_timeout,
+        )
 
     @cached_property
     def sessions(self) -> Sessions:

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     send_timeout: Seconds = Field(15.0, le=30, description="one call to the channel's API may take this long")
     send_tries: int = Field(5, ge=1, le=8, description="calls to the channel's API before it is left for later")
 
+    settle_timeout: Seconds = Field(
+        60.0, description="a send whose outcome is unknown waits this long for its status webhook before it is repeated"
+    )
     host: str = Field("127.0.0.1", description="address the web process listens on")
     port: int = Field(
         8000,

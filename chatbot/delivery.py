@@ -3,7 +3,9 @@
 In comes a wake-up that names a user; what to say lies in the user's outbox. One sender
 at a time holds the user's claim and empties the outbox turn by turn, so wake-ups may
 come late, twice or in any order. A reply the channel refuses for good goes to the dead
-letters and the next one follows; one that only has to wait is due again later.
+letters and the next one follows; one that only has to wait is due again later. Where
+nobody knows whether a part went out (no answer came, the sender died), the provider's
+status webhook settles it; only if none comes within ``settle_seconds`` is it sent again.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import Protocol
 
 import structlog
 
-from chatbot.errors import Permanent, Transient
-from chatbot.messages import Message
+from chatbot.errors import OutcomeUnknown, Permanent, Transient
+from chatbot.messages import Message, Status
 from chatbot.retry import in_place
 from chatbot.store import Busy, Claimed, Store
 
@@ -46,13 +48,22 @@ class Delivery:
     """Empties outboxes through the channels."""
 
     def __init__(
-        self, store: Store, channels: Mapping[str, Channel], *, bury: Callable[[Message, str], None], tries: int,
+        self,
+        store: Store,
+        channels: Mapping[str, Channel],
+        *,
+        bury: Callable[[Message, str], None],
+        tries: int,
+        settle_seconds: float,
+        clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = store
         self._channels = channels
         self._bury = bury
         self._tries = tries
+        self._settle_seconds = settle_seconds
+        self._clock = clock
         self._sleep = sleep
 
     def deliver(self, user: str, *, holder: str) -> int:
@@ -77,15 +88,34 @@ class Delivery:
         unanswered = self._store.turn_of(message.user, message.id) is None
         self._channel(message).mark_read(message, typing=unanswered)
 
+    def report(self, status: Status) -> str | None:
+        """Take what the provider says became of a part; return the user whose outbox may go on.
+
+        Returns ``None`` when nobody was waiting to know.
+        """
+        try:
+            user, number, part = status.callback.rsplit(":", 2)
+            waiting = self._store.report_part(user, int(number), int(part))
+        except ValueError:
+            log.warning("status.foreign", message_id=status.message_id)
+            return None
+        return user if waiting else None
+
     def _deliver_turn(self, claimed: Claimed) -> bool:
         """Deliver one turn; return whether the next one may follow."""
         if claimed.turn is None:
             log.error("delivery.reply_missing", number=claimed.number)
             return self._store.settle_done(claimed)
+        if claimed.doubt_since is not None and not self._may_send_again(claimed, claimed.doubt_since):
+            return False
         to = claimed.turn.message
         try:
             if not self._send_parts(claimed, to, claimed.turn.reply):
                 return False
+        except OutcomeUnknown as err:
+            log.warning("delivery.in_doubt", number=claimed.number, error=str(err))
+            self._store.settle_doubt(claimed, pause=self._settle_seconds)
+            return False
         except Transient as err:
             log.warning("delivery.postponed", number=claimed.number, error=str(err))
             self._store.settle_later(claimed, pause=max(err.retry_after or 0.0, REST_SECONDS))
@@ -96,6 +126,15 @@ class Delivery:
         else:
             log.info("delivery.done", number=claimed.number)
         return self._store.settle_done(claimed)
+
+    def _may_send_again(self, claimed: Claimed, doubt_since: float) -> bool:
+        """Return whether a part in doubt was silent for long enough; wait for its status until then."""
+        left = doubt_since + self._settle_seconds - self._clock()
+        if left > 0:
+            self._store.settle_doubt(claimed, pause=left)
+            return False
+        log.warning("delivery.sent_again", number=claimed.number)
+        return self._store.settle_again(claimed, seconds=CLAIM_SECONDS)
 
     def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
         """Send what is not sent yet; return ``False`` once the claim is lost."""

@@ -9,13 +9,13 @@ from typing import TypeVar
 from tenacity import (
     RetryCallState,
     Retrying,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
     wait_random_exponential,
 )
 
-from chatbot.errors import Transient
+from chatbot.errors import OutcomeUnknown, Transient
 
 T = TypeVar("T")
 
@@ -28,15 +28,20 @@ def in_place(
 ) -> T:  # fmt: skip
     """Return ``call()``, trying again after ``Transient`` up to ``tries`` times or for ``seconds``.
 
-    The last ``Transient`` is raised as it is; other errors at once. A ``retry_after``
+    The last ``Transient`` is raised as it is; ``OutcomeUnknown`` and other errors at once. A ``retry_after``
     is honoured up to 60 seconds.
     """
     if tries is not None:
         stop: stop_after_attempt | stop_after_delay = stop_after_attempt(tries)
     else:
         stop = stop_after_delay(seconds or 0.0)
-    retrying = Retrying(stop=stop, wait=_pause, retry=retry_if_exception_type(Transient), sleep=sleep, reraise=True)
+    retrying = Retrying(stop=stop, wait=_pause, retry=retry_if_exception(_helps), sleep=sleep, reraise=True)
     return retrying(call)
+
+
+def _helps(error: BaseException) -> bool:
+    # What may have been carried out is settled, never blindly done again.
+    return isinstance(error, Transient) and not isinstance(error, OutcomeUnknown)
 
 
 def _pause(state: RetryCallState) -> float:

@@ -26,11 +26,12 @@ from kombu.pools import ProducerPool
 
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable, QueueFull
-from chatbot.messages import Message
+from chatbot.messages import Message, Status
 
 ANSWER = "chatbot.answer"
 SEND = "chatbot.send"
 MARK_READ = "chatbot.mark_read"
+REPORT = "chatbot.report"
 
 T = TypeVar("T")
 
@@ -115,6 +116,11 @@ class Router:
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
         self._send(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, expires=20)
+
+    def report(self, status: Status) -> None:
+        """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""
+        arguments = (status.message_id, status.status)
+        self._send(REPORT, arguments, "send.status", status=status.to_dict())
 
     def bury(self, message: Message, reason: str) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""

@@ -21,9 +21,6 @@ from chatbot.store import Store
 
 log = structlog.get_logger(__name__)
 
-#: How long after its commit a reply may wait before its outbox is looked after.
-OVERDUE_SECONDS = 30.0
-
 
 class Sessions:
     """Closes and rescues the sessions of the whole cluster."""
@@ -62,7 +59,7 @@ class Sessions:
                 if found.consumer_count == 0:
                     self._router.request_subscriber(queue)
                     reopened += 1
-        overdue = self._store.due_outboxes(before=now - OVERDUE_SECONDS)
+        overdue = self._store.due_outboxes(before=now)
         for user in overdue:
             self._router.wake_sender(user, 0)
         if reopened or overdue:

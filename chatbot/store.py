@@ -10,12 +10,14 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest run;
                                                ``message``/``attempts`` being tried;
                                                ``delivered`` turns; ``parts`` of the next one sent;
-                                               ``sender``/``sender_until``/``fence`` of its delivery
+                                               ``sender``/``sender_until``/``fence`` of its delivery;
+                                               ``calling``/``calling_at``: the part being sent
 ``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
 ``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
-``chatbot:due``                        zset    user → Unix time from which its outbox is due
+``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
+``chatbot:counts``                     hash    event → how often it happened
 =====================================  ======  ===============================================
 
 The first three expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
@@ -40,6 +42,9 @@ from chatbot.topology import queue_name
 DEDUPE_SECONDS = 9 * 86_400
 SESSIONS = "chatbot:sessions"
 DUE = "chatbot:due"
+COUNTS = "chatbot:counts"
+#: A reply whose wake-up was lost is looked after this long after its commit.
+OVERDUE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,18 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The right to deliver turn ``number``: ``turn`` is ``None`` when it is no longer stored."""
+    """The right to deliver turn ``number``, of which ``parts`` parts are sent already.
+
+    ``turn`` is ``None`` when it is no longer stored. ``doubt_since`` (Unix time) is set
+    when the next part was being sent by somebody who never said how it ended.
+    """
 
     user: str
     fence: int
     number: int
     turn: Turn | None
     parts: int
+    doubt_since: float | None
 
 
 class Busy(Exception):
@@ -98,7 +108,7 @@ class Store:
         scripts = files("chatbot") / "lua"
         self._script = {
             name: self._redis.register_script((scripts / f"{name}.lua").read_text())
-            for name in ("begin_turn", "commit_turn", "claim_delivery", "settle_delivery")
+            for name in ("begin_turn", "commit_turn", "claim_delivery", "settle_delivery", "report_part")
         }
 
     def ping(self) -> None:
@@ -145,8 +155,9 @@ class Store:
             DUE,
         ]
         kept = max(self._history_turns, 1)
+        overdue = turn.committed_at + OVERDUE_SECONDS
         arguments = [
-            begun.claim, turn.number, turn.to_json(), kept, self._retention, DEDUPE_SECONDS, user, turn.committed_at,
+            begun.claim, turn.number, turn.to_json(), kept, self._retention, DEDUPE_SECONDS, user, overdue,
         ]  # fmt: skip
         with _reachable():
             written = self._script["commit_turn"](keys, arguments)
@@ -179,8 +190,10 @@ class Store:
             raise Busy(user)
         if answer[0] == "nothing":
             return None
-        _, fence, number, turn, parts = answer
-        return Claimed(user, fence, number, Turn.from_json(turn) if turn else None, parts)
+        _, fence, number, turn, parts, doubt = answer
+        return Claimed(
+            user, fence, number, Turn.from_json(turn) if turn else None, parts, float(doubt) if doubt else None
+        )
 
     def settle_part(self, claimed: Claimed, parts: int, *, seconds: float) -> bool:
         """Write down that ``parts`` parts of the turn went out and keep the claim for ``seconds`` more.
@@ -193,16 +206,42 @@ class Store:
         """Write down that the whole turn is delivered (or never will be)."""
         return self._settle(claimed, 0, "done", 0.0)
 
+    def settle_again(self, claimed: Claimed, *, seconds: float) -> bool:
+        """Write down that the part in doubt is sent once more, and count it; keep the claim."""
+        self.count("unknown_resent")
+        return self._settle(claimed, 0, "again", self._clock() + seconds)
+
     def settle_later(self, claimed: Claimed, *, pause: float) -> bool:
-        """Release the claim; the outbox is due again in ``pause`` seconds."""
+        """Release the claim of a part that was not sent; it is due again in ``pause`` seconds."""
         return self._settle(claimed, 0, "later", self._clock() + pause)
+
+    def settle_doubt(self, claimed: Claimed, *, pause: float) -> bool:
+        """Release the claim of a part that may have been sent; due again in ``pause`` seconds."""
+        return self._settle(claimed, 0, "doubt", self._clock() + pause)
+
+    def report_part(self, user: str, number: int, part: int) -> bool:
+        """Write down that the provider has that part; return whether somebody was waiting to know."""
+        with _reachable():
+            return bool(self._script["report_part"]([_key(user, "conversation")], [number, part]))
+
+    def count(self, event: str) -> None:
+        """Add one to how often ``event`` happened."""
+        with _reachable():
+            self._redis.hincrby(COUNTS, event, 1)
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each counted event happened."""
+        with _reachable():
+            return {event: int(times) for event, times in self._redis.hgetall(COUNTS).items()}
 
     def _settle(self, claimed: Claimed, parts: int, what: str, until: float) -> bool:
         user = claimed.user
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
         with _reachable():
             return bool(
-                self._script["settle_delivery"](keys, [claimed.fence, claimed.number, parts, what, user, until])
+                self._script["settle_delivery"](
+                    keys, [claimed.fence, claimed.number, parts, what, user, until, self._clock()]
+                )
             )
 
     # -- who is being served ----------------------------------------------------

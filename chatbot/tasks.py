@@ -14,8 +14,8 @@ from celery import Task, shared_task
 from celery.exceptions import Reject
 
 from chatbot.errors import Discard, Permanent, Transient
-from chatbot.messages import Message
-from chatbot.router import ANSWER, MARK_READ, SEND
+from chatbot.messages import Message, Status
+from chatbot.router import ANSWER, MARK_READ, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
@@ -83,6 +83,14 @@ def mark_read(self: BotTask, user: str, message_id: str, message: dict[str, Any]
         self.bot.delivery.mark_read(Message.from_dict(message))
     except (Transient, Permanent) as err:
         raise Discard(f"not marked as read: {err}") from err
+
+
+@shared_task(name=REPORT, base=BotTask, bind=True)
+def report(self: BotTask, message_id: str, status_name: str, status: dict[str, Any]) -> None:  # noqa: ARG001
+    """Settle a send in doubt by the provider's own word, and let the outbox go on."""
+    user = self.bot.delivery.report(Status.from_dict(status))
+    if user is not None:
+        self.bot.delivery.deliver(user, holder=str(self.request.id))
 
 
 @shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True)

@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
 
+#: Statuses that say the provider has our message; "read" says nothing new.
+SETTLING = frozenset({"sent", "delivered", "failed"})
+
 blueprint = Blueprint("webhook", __name__)
 
 
@@ -50,6 +53,8 @@ def receive() -> Response:
     refused = _route(inbound.messages)
     for status in inbound.statuses:
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
+        if status.callback and status.status in SETTLING:
+            _bot().router.report(status)
     return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)
 
 

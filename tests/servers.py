@@ -110,7 +110,7 @@ class RabbitMQ:
     def __init__(self, folder: Path) -> None:
         self._chroot = []
         inside = folder
-        if RABBITMQ_ROOT != Path("/"):
+        if Path("/") != RABBITMQ_ROOT:
             inside = Path(f"/var/tmp/chatbot-{secrets.token_hex(4)}")
             folder = RABBITMQ_ROOT / inside.relative_to("/")
             self._chroot = ["chroot", str(RABBITMQ_ROOT)]

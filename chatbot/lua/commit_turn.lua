@@ -1,6 +1,6 @@
 -- Write a turn, but only for the run that holds the newest claim: compare-and-set.
 -- KEYS conversation, history, turn of this message, outbox, due
--- ARGV claim, number, turn as JSON, history length, retention s, dedupe s, user, now
+-- ARGV claim, number, turn as JSON, history length, retention s, dedupe s, user, overdue at
 -- Returns 1 when written, 0 when a newer run took over
 if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1]
    or tonumber(redis.call('HGET', KEYS[1], 'turns') or '0') ~= tonumber(ARGV[2]) - 1 then

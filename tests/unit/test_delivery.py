@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from chatbot.delivery import Delivery
-from chatbot.errors import Permanent, Transient
-from chatbot.messages import Message
+from chatbot.errors import OutcomeUnknown, Permanent, Transient
+from chatbot.messages import Message, Status
 from chatbot.store import Store, connect
 
 fresh = itertools.count()
@@ -44,6 +44,7 @@ def store():
     store = Store(
         connect(f"fakeredis://delivery-{next(fresh)}"), history_turns=5, retention=100, clock=lambda: clock[0]
     )
+    store.now = lambda: clock[0]
     store.move = lambda seconds: clock.__setitem__(0, clock[0] + seconds)
     return store
 
@@ -65,6 +66,8 @@ def delivery(store, provider, buried):
         {"whatsapp": provider},
         bury=lambda m, reason: buried.append((m.id, reason)),
         tries=3,
+        settle_seconds=60,
+        clock=store.now,
         sleep=lambda _: None,
     )
 
@@ -110,10 +113,62 @@ def test_a_refused_reply_is_kept_and_the_next_follows(store, provider, delivery,
 
 
 def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, buried):
-    delivery = Delivery(store, {}, bury=lambda m, reason: buried.append((m.id, reason)), tries=1, sleep=lambda _: None)
+    delivery = Delivery(
+        store,
+        {},
+        bury=lambda m, reason: buried.append((m.id, reason)),
+        tries=1,
+        settle_seconds=60,
+        sleep=lambda _: None,
+    )
     commit(store, "a")
     assert delivery.deliver("ana", holder="w") == 1
     assert buried == [("q-a", "reply not delivered: no channel 'whatsapp' is configured")]
+
+
+def test_an_unknown_outcome_is_not_repeated_while_a_status_may_come(store, provider, delivery):
+    commit(store, "a1|a2", "b")
+    provider.script = [OutcomeUnknown("no answer")]
+    assert delivery.deliver("ana", holder="w1") == 0
+    assert delivery.deliver("ana", holder="w2") == 0
+    assert provider.sent == [], "nothing overtakes it, and it is not sent again"
+    assert delivery.report(Status("wamid.x", "sent", callback="ana:1:0")) == "ana"
+    assert delivery.deliver("ana", holder="w3") == 2
+    assert provider.sent == ["a2", "b"]
+    assert store.counts() == {}
+
+
+def test_an_unknown_outcome_without_a_status_is_repeated_once_and_counted(store, provider, delivery):
+    commit(store, "a", "b")
+    provider.script = [OutcomeUnknown("no answer")]
+    delivery.deliver("ana", holder="w1")
+    store.move(59)
+    assert delivery.deliver("ana", holder="w2") == 0
+    assert store.due_outboxes(before=store.now() + 1) == ["ana"]
+    store.move(1)
+    assert delivery.deliver("ana", holder="w3") == 2
+    assert provider.sent == ["a", "b"]
+    assert store.counts() == {"unknown_resent": 1}
+
+
+def test_a_sender_that_dies_while_calling_leaves_a_doubt_and_no_second_call(store, provider, delivery):
+    commit(store, "a")
+    store.claim_delivery("ana", holder="w1", seconds=900)  # and was never heard of again
+    assert delivery.deliver("ana", holder="w1") == 0, "its own wake-up comes back"
+    assert provider.sent == []
+    delivery.report(Status("wamid.x", "delivered", callback="ana:1:0"))
+    assert delivery.deliver("ana", holder="w2") == 1
+    assert provider.sent == []
+
+
+def test_a_status_of_what_is_settled_or_foreign_changes_nothing(store, provider, delivery):
+    commit(store, "a", "b")
+    delivery.deliver("ana", holder="w")
+    for callback in ("ana:1:0", "ana:2:0", "ana:3:0", "nobody:1:0", "", "x", "a:b:c"):
+        assert delivery.report(Status("wamid.x", "sent", callback=callback)) is None
+    commit(store, "c")
+    assert delivery.deliver("ana", holder="w2") == 1
+    assert provider.sent == ["a", "b", "c"]
 
 
 def test_typing_is_shown_only_before_the_answer(store, provider, delivery):
