@@ -39,8 +39,11 @@ class QueueFull(Permanent):
     """The user's bounded queue refused the message."""
 
 
-class StaleTurn(Discard):
-    """A newer run of the same turn took over; this one may write nothing."""
+class StaleTurn(Transient):
+    """A newer run took over; this one may write nothing.
+
+    Its message goes back to the queue: where it was answered meanwhile, that is found out.
+    """
 
 
 class BadSignature(ChatbotError):

@@ -228,14 +228,18 @@ class Subscriptions(bootsteps.StartStopStep):
     def _on_delivery(self, session: Session, raw: Any) -> None:
         message = session.amqp_channel.message_to_python(raw)
         message.accept = self._accept
-        if self._stopping:
-            # The turn before it has just ended: from here on the next worker goes on.
-            session.amqp_channel.basic_cancel(session.queue, nowait=True)
-            message.requeue()
-            return
+        message.ack_log_error = partial(self._acknowledge, session, message.ack_log_error)
         session.delivery = message
         session.active_at = time.monotonic()
         self._handle(message)
+
+    def _acknowledge(self, session: Session, acknowledge: Callable[..., None], *arguments: Any) -> None:
+        if self._stopping:
+            # Before the acknowledgement, while the finished message still fills the prefetch:
+            # the other way round the next one would come here, and while it went back the
+            # next worker would begin the one behind it.
+            session.amqp_channel.basic_cancel(session.queue, nowait=True)
+        acknowledge(*arguments)
 
     # -- closing ----------------------------------------------------------------
 
