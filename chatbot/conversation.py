@@ -27,6 +27,9 @@ MAX_ATTEMPTS = 3
 #: Redis or the broker may be away this long before the message goes back to its queue. All
 #: waits of a turn together stay below RabbitMQ's ``consumer_timeout`` of 30 minutes.
 PATIENCE_SECONDS = 120.0
+#: A run that stopped without a word keeps other messages of its user waiting this long at
+#: most. Its own message, delivered again, need not wait. Longer than any turn.
+CLAIM_SECONDS = 1500.0
 
 T = TypeVar("T")
 
@@ -65,10 +68,20 @@ class Conversation:
         Raises ``StaleTurn`` when a newer run took over, ``Transient`` when Redis or the
         broker stayed away for ``PATIENCE_SECONDS``: the message is not used up then.
         """
-        begun = self._patiently(lambda: self._store.begin_turn(message))
-        turn = begun.answered or self._take(begun)
+        begun = self._patiently(lambda: self._store.begin_turn(message, seconds=CLAIM_SECONDS))
+        turn = begun.answered or self._take_or_release(begun)
         self._patiently(lambda: self._outbound.wake_sender(message.user, turn.number))
         return turn
+
+    def _take_or_release(self, begun: Begun) -> Turn:
+        try:
+            return self._take(begun)
+        except StaleTurn:
+            raise
+        except Exception:
+            # Whatever becomes of this message now, the user's next one need not wait.
+            self._store.release_turn(begun)
+            raise
 
     def _take(self, begun: Begun) -> Turn:
         message = begun.message

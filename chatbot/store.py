@@ -8,7 +8,8 @@ Keys (``<user>`` percent-encoded as in queue names):
 
 =====================================  ======  ===============================================
 ``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest run;
-                                               ``message``/``attempts`` being tried;
+                                               ``message``/``attempts``/``claim_until`` of the
+                                               message being answered;
                                                ``delivered`` turns; ``parts`` of the next one sent;
                                                ``sender``/``sender_until``/``fence`` of its delivery;
                                                ``calling``/``calling_at``: the part being sent
@@ -78,6 +79,10 @@ class Claimed:
     doubt_since: float | None
 
 
+class TurnUnderWay(Transient):
+    """Another message of the same user is being answered: this one is not next."""
+
+
 class Busy(Exception):
     """Another sender is delivering this user's replies and will take this one too."""
 
@@ -123,25 +128,33 @@ class Store:
 
     # -- one turn ---------------------------------------------------------------
 
-    def begin_turn(self, message: Message) -> Begun:
+    def begin_turn(self, message: Message, *, seconds: float) -> Begun:
         """Claim the user's next turn for ``message`` and return the past, oldest first.
 
-        From here on, an earlier run for the same user can no longer commit.
+        From here on, an earlier run for the same message can no longer commit, and for
+        ``seconds`` no other message of this user can begin. Raises ``TurnUnderWay`` while
+        another message's turn holds that right.
         """
-        user = message.user
+        user, now = message.user, self._clock()
         keys = [_key(user, "conversation"), _key(user, "history"), _key(user, f"turn:{message.id}"), SESSIONS]
         with _reachable():
-            answered, claim, turns, attempts, history = self._script["begin_turn"](
-                keys, [message.id, self._history_turns, user, self._clock()]
-            )
-        return Begun(
-            message=message,
-            answered=Turn.from_json(answered) if answered else None,
-            claim=claim,
-            number=turns + 1,
-            attempts=attempts,
-            history=tuple(Turn.from_json(turn) for turn in history),
-        )
+            answer = self._script["begin_turn"](keys, [message.id, self._history_turns, user, now, now + seconds])
+        if answer[0] == "wait":
+            raise TurnUnderWay("another message of this user is being answered")
+        if answer[0] == "answered":
+            return Begun(message, Turn.from_json(answer[1]), claim=0, number=0, attempts=0, history=())
+        _, claim, turns, attempts, history = answer
+        past = tuple(Turn.from_json(turn) for turn in history)
+        return Begun(message, None, claim=claim, number=turns + 1, attempts=attempts, history=past)
+
+    def release_turn(self, begun: Begun) -> None:
+        """Give the right to commit back without a turn: the user's next message may begin."""
+        with _reachable():
+            self._redis.eval(
+                "if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then"
+                " redis.call('HDEL', KEYS[1], 'claim_until') end",
+                1, _key(begun.message.user, "conversation"), begun.claim,
+            )  # fmt: skip
 
     def commit_turn(self, begun: Begun, reply: str) -> Turn | None:
         """Write the turn and put its reply in the outbox; ``None`` if a newer run took over."""

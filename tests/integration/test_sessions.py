@@ -221,7 +221,7 @@ def test_what_expires_goes_to_the_dead_letters(rabbitmq, redis_server):
 def test_rescue_reopens_what_nobody_consumes(rabbitmq, bot):
     """A request can only be lost by hand; rescue finds the queue all the same."""
     say(bot, "oi")
-    bot.store.begin_turn(Message(user="ana", id="x", text="x"))  # the session is known
+    bot.store.begin_turn(Message(user="ana", id="x", text="x"), seconds=0)  # the session is known
     wait_until(lambda: rabbitmq.queues()["chat.open"][0] == 1)
     rabbitmq.ctl("purge_queue", "chat.open")
     with serving(bot):

@@ -90,7 +90,7 @@ def test_a_message_delivered_twice_has_one_turn(conversation, agent, published):
 
 def test_an_overtaken_run_writes_nothing(conversation, agent, published, store):
     def overtaken(message, history):
-        store.begin_turn(message)  # the broker gave the message to another worker meanwhile
+        store.begin_turn(message, seconds=60)  # the broker gave the message to another worker meanwhile
         return "from the zombie"
 
     agent.reply = overtaken
@@ -118,7 +118,7 @@ def test_who_cannot_be_answered_hears_an_apology(conversation, agent, published,
 
 def test_a_message_that_ends_its_worker_is_given_up(conversation, agent, published, store):
     for _ in range(MAX_ATTEMPTS):
-        store.begin_turn(said("veneno"))  # began, and was never heard of again
+        store.begin_turn(said("veneno"), seconds=60)  # began, and was never heard of again
     assert conversation.answer(said("veneno")).reply == language.APOLOGY["pt"]
     assert agent.asked == []
     assert "3 times" in published.buried[0][1]

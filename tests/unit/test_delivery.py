@@ -74,7 +74,7 @@ def delivery(store, provider, buried):
 
 def commit(store, *replies, user="ana"):
     for reply in replies:
-        begun = store.begin_turn(Message(user=user, id=f"q-{reply}", text="?", channel="whatsapp"))
+        begun = store.begin_turn(Message(user=user, id=f"q-{reply}", text="?", channel="whatsapp"), seconds=60)
         assert store.commit_turn(begun, reply)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from chatbot.errors import Transient
 from chatbot.messages import Message
-from chatbot.store import Busy, Store, connect
+from chatbot.store import Busy, Store, TurnUnderWay, connect
 
 fresh = itertools.count()
 
@@ -45,14 +45,14 @@ def said(text: str, user: str = "ana", id_: str | None = None) -> Message:
 
 
 def turn(store: Store, text: str, user: str = "ana"):
-    begun = store.begin_turn(said(text, user))
+    begun = store.begin_turn(said(text, user), seconds=60)
     return store.commit_turn(begun, f"re: {text}")
 
 
 def test_a_turn_is_remembered_in_order(store):
     for text in ("um", "dois"):
         turn(store, text)
-    begun = store.begin_turn(said("três"))
+    begun = store.begin_turn(said("três"), seconds=60)
     assert begun.number == 3
     assert [(t.number, t.message.text, t.reply) for t in begun.history] == [
         (1, "um", "re: um"),
@@ -63,19 +63,19 @@ def test_a_turn_is_remembered_in_order(store):
 def test_only_the_last_turns_are_kept(store):
     for text in "abcde":
         turn(store, text)
-    assert [t.message.text for t in store.begin_turn(said("f")).history] == ["c", "d", "e"]
-    assert store.begin_turn(said("f")).number == 6
+    assert [t.message.text for t in store.begin_turn(said("f"), seconds=60).history] == ["c", "d", "e"]
+    assert store.begin_turn(said("f"), seconds=60).number == 6
 
 
 def test_an_answered_message_has_its_turn_already(store):
     first = turn(store, "oi")
-    again = store.begin_turn(said("oi"))
+    again = store.begin_turn(said("oi"), seconds=60)
     assert again.answered == first
 
 
 def test_a_zombie_commits_nothing(store):
-    zombie = store.begin_turn(said("oi"))
-    alive = store.begin_turn(said("oi"))
+    zombie = store.begin_turn(said("oi"), seconds=60)
+    alive = store.begin_turn(said("oi"), seconds=60)
     assert store.commit_turn(zombie, "from the zombie") is None
     assert store.turn_of("ana", "id-oi") is None
     assert store.commit_turn(alive, "from the living").reply == "from the living"
@@ -84,23 +84,23 @@ def test_a_zombie_commits_nothing(store):
 
 
 def test_the_same_run_cannot_commit_twice(store):
-    begun = store.begin_turn(said("oi"))
+    begun = store.begin_turn(said("oi"), seconds=60)
     assert store.commit_turn(begun, "a")
     assert store.commit_turn(begun, "b") is None
 
 
 def test_attempts_at_one_message_are_counted(store):
-    assert [store.begin_turn(said("oi")).attempts for _ in range(3)] == [1, 2, 3]
-    assert store.begin_turn(said("outra")).attempts == 1
+    assert [store.begin_turn(said("oi"), seconds=0).attempts for _ in range(3)] == [1, 2, 3]
+    assert store.begin_turn(said("outra"), seconds=60).attempts == 1
 
 
 def test_users_do_not_share_anything(store):
     turn(store, "segredo", "1")
-    begun = store.begin_turn(said("oi", "10"))
+    begun = store.begin_turn(said("oi", "10"), seconds=60)
     assert (begun.number, begun.history) == (1, ())
     # Names that AMQP or Redis might read as patterns or parts of others.
     for user in ("1.0", "1%2E0", "*", "#", "1}:x", "{1}"):
-        assert store.begin_turn(said("oi", user)).history == ()
+        assert store.begin_turn(said("oi", user), seconds=0).history == ()
         turn(store, f"de {user}", user)
     for user in ("1.0", "1%2E0", "*", "#", "1}:x", "{1}"):
         assert [t.message.text for t in store.history(user)] == [f"de {user}"]
@@ -170,10 +170,27 @@ def test_unreadable_state_is_an_error_and_no_new_user(store):
     turn(store, "um")
     store._redis.rpush("chatbot:{ana}:history", "not json")
     with pytest.raises(ValueError):
-        store.begin_turn(said("dois"))
+        store.begin_turn(said("dois"), seconds=60)
 
 
 def test_a_missing_redis_is_transient():
     store = Store(connect("redis://127.0.0.1:1/0", timeout=0.5), history_turns=3, retention=10, clock=Clock())
     with pytest.raises(Transient, match="Redis"):
-        store.begin_turn(said("oi"))
+        store.begin_turn(said("oi"), seconds=60)
+
+
+def test_another_message_waits_while_a_turn_is_under_way(store, clock):
+    begun = store.begin_turn(said("um"), seconds=60)
+    with pytest.raises(TurnUnderWay):
+        store.begin_turn(said("dois"), seconds=60)
+    assert store.begin_turn(said("um"), seconds=60).attempts == 2, "the same message may, delivered again"
+    assert store.commit_turn(begun, "zombie") is None
+    clock.now += 61
+    assert store.begin_turn(said("dois"), seconds=60).number == 1
+
+
+def test_a_turn_given_back_lets_the_next_message_begin(store):
+    store.release_turn(store.begin_turn(said("um"), seconds=60))
+    begun = store.begin_turn(said("dois"), seconds=60)
+    assert store.commit_turn(begun, "re: dois")
+    assert store.begin_turn(said("três"), seconds=60).number == 2
