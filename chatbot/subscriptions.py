@@ -196,20 +196,25 @@ class Subscriptions(bootsteps.StartStopStep):
             log.error("session.request_unreadable", error=repr(err))
             lease.reject()
             return
-        now = time.monotonic()
-        if queue in self.sessions:
+        served = self._declare(queue) > 0
+        if queue in self.sessions or (served and not lease.delivery_info.get("redelivered")):
+            # Two publishers asked at once. A lease that somebody let go of or lost comes
+            # *re*delivered, and is taken even where its last holder still ends a turn.
             lease.ack()
             return
+        now = time.monotonic()
         session = Session(queue, lease, leased_at=now, active_at=now)
         self.sessions[queue] = session
         self._consume(session)
 
-    def _consume(self, session: Session) -> None:
+    def _declare(self, queue: str) -> int:
         try:
-            declare_user_queue(self._admin, session.queue, self._arguments)
+            return declare_user_queue(self._admin, queue, self._arguments)
         except PreconditionFailed:
             self._admin = self._connection.channel()
-            declare_user_queue(self._admin, session.queue, self._arguments, as_it_is=True)
+            return declare_user_queue(self._admin, queue, self._arguments, as_it_is=True)
+
+    def _consume(self, session: Session) -> None:
         session.amqp_channel = self._channel_for_users()
         session.amqp_channel.basic_consume(
             session.queue,

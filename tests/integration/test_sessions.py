@@ -248,20 +248,18 @@ def test_a_full_queue_refuses_and_the_message_is_kept(rabbitmq, redis_server):
     bot.close()
 
 
-def test_a_session_two_workers_serve_is_closed_by_both(tmp_path, rabbitmq, redis_server):
-    """Two requests that raced gave one user two subscribers, idle from the same moment on."""
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=4, llm_model="offline", idle_timeout=4) as system:
-        system.start("worker.1", "worker.2")
-        bot = Chatbot(Settings(_env_file=None, broker_url=system.env["CHATBOT_BROKER_URL"], redis_url=redis_server.url))
-        for n in range(20):
-            for _ in range(2):  # the broker deals them out in turn
-                bot.router.request_subscriber(f"chat.u{n}")
-        wait_until(
-            lambda: any(consumers == 2 for _, consumers in system.user_queues().values()), what="two subscribers"
-        )
-        system.start("beat")
-        wait_until(lambda: not system.user_queues(), seconds=30, what="idle queues gone")
-        bot.close()
+def test_a_session_another_worker_serves_too_is_let_go_and_not_handed_to_and_fro(rabbitmq, bot):
+    with serving(bot):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        with bot.celery.connection_for_read() as connection:
+            other = connection.channel()
+            other.basic_consume("chat.ana", no_ack=False, callback=lambda _: None, consumer_tag="other")
+            close_all(bot)
+            assert rabbitmq.queues()["chat.ana"] == (0, 1), "only the other consumer is left"
+            assert rabbitmq.queues()["chat.open"][0] == 0, "and no lease goes round"
+            other.basic_cancel("other")
+            other.queue_delete("chat.ana")
 
 
 def test_sessions_move_on_a_warm_shutdown_and_after_a_kill(tmp_path, rabbitmq, redis_server):
