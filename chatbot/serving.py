@@ -14,4 +14,7 @@ workers = 1 if _settings.simulator else _settings.web_workers
 threads = 64 if _settings.simulator else _settings.web_threads
 timeout = 30
 graceful_timeout = 10
+#: Longer than a load balancer keeps an idle connection (60 s as a rule), which otherwise
+#: sends a request into a connection that is being closed.
+keepalive = 75
 control_socket_disable = True

@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
 
+#: Of a larger body, how much is read away so that its connection stays usable.
+DISCARDED_BODY_BYTES = 16 * MAX_BODY_BYTES
+
 #: Statuses that say the provider has our message; "read" says nothing new.
 SETTLING = frozenset({"sent", "delivered", "failed"})
 
@@ -98,6 +101,19 @@ def _failed(error: Exception, code: int) -> tuple[Response, int]:
     return jsonify(error=str(error)), code
 
 
+def _too_large(error: Exception) -> tuple[Response, int]:
+    """Answer 413, the rest of the body read away first.
+
+    Gunicorn announces keep-alive, then closes a connection with more than 64 KiB unread on
+    it: the client's next request would be lost.
+    """
+    rest = request.environ["wsgi.input"]
+    for _ in range(DISCARDED_BODY_BYTES // MAX_BODY_BYTES):
+        if not rest.read(MAX_BODY_BYTES):
+            break
+    return _failed(error, 413)
+
+
 def create_app(bot: Chatbot | None = None) -> Flask:
     """Return the WSGI application, by default built from the environment."""
     if bot is None:
@@ -112,7 +128,7 @@ def create_app(bot: Chatbot | None = None) -> Flask:
     app.register_error_handler(BadSignature, lambda e: _failed(e, verification_code.get(request.method, 401)))
     app.register_error_handler(BadPayload, lambda e: _failed(e, 400))
     app.register_error_handler(BrokerUnavailable, lambda e: _failed(e, 503))
-    app.register_error_handler(413, lambda e: _failed(e, 413))
+    app.register_error_handler(413, _too_large)
     if bot.settings.simulator:
         from chatbot.simulator import create_blueprint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import sys
 import time
@@ -74,6 +75,20 @@ def test_wrong_signatures_and_bodies_are_refused(system, broker):
     assert [q for q in broker.queues(system.vhost) if q.startswith("chat.55")] == []
 
 
+def test_a_body_too_large_leaves_its_connection_usable(system):
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=10)
+    for _ in range(5):
+        connection.request("POST", "/webhook/whatsapp", body=b" " * (9 * 1024 * 1024))
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (413, "keep-alive")
+        answer.read()
+        ours = connection.sock
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        assert connection.sock is ours
+    connection.close()
+
+
 def test_verification(system):
     asked = {"hub.mode": "subscribe", "hub.verify_token": VERIFY_TOKEN, "hub.challenge": "42"}
     answer = system._client.get(url(system, "/webhook/whatsapp"), params=asked)
@@ -114,7 +129,7 @@ def test_a_broker_that_is_down_is_503_within_the_timeout_and_back_by_itself(syst
 
 def test_a_broker_that_blocks_publishers_is_503(system, broker):
     assert system.post(ONE).status_code == 200
-    broker.ctl("set_vm_memory_high_watermark", "0.000001")
+    broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
     try:
         for _ in range(3):
             began = time.monotonic()
