@@ -120,7 +120,12 @@ class RabbitMQ:
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plugins").write_text("[].\n")
-        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{self.port}\n")
+        # Told its memory: in a root without /proc the broker cannot see it and would set no alarm.
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
+            "total_memory_available_override_value = 4GB\n"
+            "vm_memory_calculation_strategy = allocated\n"
+        )
         self.env = {
             "PATH": f"{RABBITMQ}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(inside),
