@@ -27,6 +27,8 @@ broker_channel_error_retry = True
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 broker_pool_limit = 64
+# A connection that went silent (a cut cable) is given up after two of these, in seconds.
+broker_heartbeat = 20
 
 # JSON only: what arrives on a queue can never run code.
 task_serializer = "json"

@@ -65,9 +65,13 @@ class Chatbot:
     @cached_property
     def conversation(self) -> Conversation:
         """Takes turns."""
+        from chatbot.breaker import Breaker
         from chatbot.conversation import Conversation
 
-        return Conversation(self.store, lambda: self.agent, self.router, llm_tries=self.settings.llm_tries)
+        breaker = Breaker(failures=self.settings.breaker_failures, rest=self.settings.breaker_rest)
+        return Conversation(
+            self.store, lambda: self.agent, self.router, llm_tries=self.settings.llm_tries, breaker=breaker
+        )
 
     @cached_property
     def delivery(self) -> Delivery:

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     publish_timeout: Seconds = Field(5.0, description="the webhook waits this long for the broker's confirm")
     reply_window: Seconds = Field(86_400.0, description="unanswered messages older than this go to the dead letters")
-    max_waiting: int = Field(1000, gt=0, description="messages that may wait in one user's queue")
+    max_waiting: int = Field(200, gt=0, description="messages that may wait in one user's queue; more are refused")
     max_sessions: int = Field(10_000, gt=0, le=65_535, description="live sessions one worker takes")
     idle_timeout: Seconds = Field(1800.0, description="a session without activity for this long is closed")
     housekeeping_interval: Seconds = Field(10.0, description="how often beat looks for idle and for orphaned sessions")
@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     )
     llm_timeout: Seconds = Field(60.0, le=120, description="one LLM call may take this long")
     llm_tries: int = Field(3, ge=1, le=5, description="LLM calls before the user gets an apology")
+
+    breaker_failures: int = Field(5, gt=0, description="LLM calls that fail in a row before it is spared for a while")
+    breaker_rest: Seconds = Field(5.0, description="how long it is spared at first; doubles up to a minute")
 
     agent_file: Path | None = Field(None, description="YAML file with `role`, `goal`, `backstory`")
     agent_role: str = Field(DEFAULT_ROLE, description="who the agent is")

@@ -3,26 +3,31 @@
 In comes a ``Message``, out goes a committed ``Turn`` and a wake-up for the sender.
 Promises: one message, one turn, one reply (a message that already has its turn only
 hands its reply over again); a run that was overtaken commits nothing; whoever cannot be
-answered hears an apology, and the message is kept as a dead letter with the reason.
+answered hears an apology, and the message is kept as a dead letter with the reason; while
+the model is down messages wait in their queues, and each user is told so once.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import structlog
 
 from chatbot import language
-from chatbot.errors import Permanent, StaleTurn, Transient
+from chatbot.breaker import Breaker
+from chatbot.errors import CircuitOpen, Permanent, StaleTurn, Transient
 from chatbot.messages import Message, Turn
 from chatbot.retry import in_place
 from chatbot.store import Begun, Store
 
 log = structlog.get_logger(__name__)
 
-#: A message that took its worker down this often is not tried again.
+#: A message that took its worker down this often is not tried again. The last time it runs
+#: alone: whatever else was in flight beside it is no suspect.
 MAX_ATTEMPTS = 3
 #: Redis or the broker may be away this long before the message goes back to its queue. All
 #: waits of a turn together stay below RabbitMQ's ``consumer_timeout`` of 30 minutes.
@@ -47,6 +52,43 @@ class Outbound(Protocol):
     def wake_sender(self, user: str, number: int) -> None: ...
     def mark_read(self, message: Message) -> None: ...
     def bury(self, message: Message, reason: str) -> None: ...
+    def notify(self, message: Message, what: str, text: str) -> None: ...
+
+
+class _Floor:
+    """Turns share it; a suspect has it alone. A suspect that waits lets no new turn begin."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._shared = 0
+        self._waiting = 0
+        self._alone = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not self._waiting)
+            self._shared += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shared -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._alone and not self._shared)
+            self._waiting -= 1
+            self._alone = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
 
 
 class Conversation:
@@ -54,24 +96,41 @@ class Conversation:
 
     def __init__(
         self, store: Store, agent: Callable[[], Agent], outbound: Outbound, *, llm_tries: int,
-        sleep: Callable[[float], None] = time.sleep,
+        breaker: Breaker, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._store = store
         self._agent = agent
         self._outbound = outbound
         self._llm_tries = llm_tries
+        self._breaker = breaker
+        self._floor = _Floor()
         self._sleep = sleep
 
     def answer(self, message: Message) -> Turn:
         """Take the turn of ``message`` and return it once the sender knows.
 
-        Raises ``StaleTurn`` when a newer run took over, ``Transient`` when Redis or the
-        broker stayed away for ``PATIENCE_SECONDS``: the message is not used up then.
+        Raises ``StaleTurn`` when a newer run took over, ``CircuitOpen`` while the model is
+        down, ``Transient`` when Redis or the broker stayed away for ``PATIENCE_SECONDS``:
+        the message is not used up then.
         """
-        begun = self._patiently(lambda: self._store.begin_turn(message, seconds=CLAIM_SECONDS))
-        turn = begun.answered or self._take_or_release(begun)
+        turn = self._turn(message)
+        if turn.failure:
+            self._patiently(lambda: self._outbound.bury(message, turn.failure))
         self._patiently(lambda: self._outbound.wake_sender(message.user, turn.number))
         return turn
+
+    def _turn(self, message: Message) -> Turn:
+        with self._floor.shared():
+            begun = self._begin(message)
+            if begun.answered or begun.attempts != MAX_ATTEMPTS:
+                return begun.answered or self._take_or_release(begun)
+            self._patiently(lambda: self._store.release_turn(begun))
+        with self._floor.alone():
+            begun = self._begin(message)
+            return begun.answered or self._take_or_release(begun)
+
+    def _begin(self, message: Message) -> Begun:
+        return self._patiently(lambda: self._store.begin_turn(message, seconds=CLAIM_SECONDS))
 
     def _take_or_release(self, begun: Begun) -> Turn:
         try:
@@ -86,27 +145,34 @@ class Conversation:
     def _take(self, begun: Begun) -> Turn:
         message = begun.message
         started = time.monotonic()
-        reply = self._reply(begun)
-        turn = self._patiently(lambda: self._store.commit_turn(begun, reply))
+        reply, failure = self._reply(begun)
+        turn = self._patiently(lambda: self._store.commit_turn(begun, reply, failure=failure))
         if turn is None:
             raise StaleTurn(f"a newer run took turn {begun.number}")
         took = round(time.monotonic() - started, 3)
         log.info("turn.committed", number=turn.number, message_id=message.id, attempts=begun.attempts, seconds=took)
         return turn
 
-    def _reply(self, begun: Begun) -> str:
+    def _reply(self, begun: Begun) -> tuple[str, str]:
+        """Return the reply and, where it is only an apology, the reason."""
         message = begun.message
         if begun.attempts > MAX_ATTEMPTS:
-            return self._apologise(message, f"given up: it ended its worker {MAX_ATTEMPTS} times")
+            return self._apology(message, f"given up: it ended its worker {MAX_ATTEMPTS} times")
         if not message.text.strip():
-            return language.UNREADABLE[language.guess("", message.phone)]
-        self._mark_read(message)
+            return language.UNREADABLE[language.guess("", message.phone)], ""
+        if begun.waits == 0:
+            self._mark_read(message)
         try:
-            return in_place(
-                lambda: self._agent().reply(message, begun.history), tries=self._llm_tries, sleep=self._sleep
-            )
+            return in_place(lambda: self._ask(begun), tries=self._llm_tries, sleep=self._sleep), ""
+        except CircuitOpen:
+            if begun.waits == 0:
+                self._tell_to_wait(message)
+            raise
         except (Transient, Permanent) as err:
-            return self._apologise(message, f"{type(err).__name__}: {err}")
+            return self._apology(message, f"{type(err).__name__}: {err}")
+
+    def _ask(self, begun: Begun) -> str:
+        return self._breaker.call(lambda: self._agent().reply(begun.message, begun.history))
 
     def _mark_read(self, message: Message) -> None:
         try:
@@ -114,10 +180,16 @@ class Conversation:
         except Transient as err:
             log.warning("mark_read.skipped", error=str(err))
 
-    def _apologise(self, message: Message, reason: str) -> str:
+    def _tell_to_wait(self, message: Message) -> None:
+        text = language.WAITING[language.guess(message.text, message.phone)]
+        try:
+            self._outbound.notify(message, "waiting", text)
+        except Transient as err:
+            log.warning("notice.skipped", error=str(err))
+
+    def _apology(self, message: Message, reason: str) -> tuple[str, str]:
         log.error("turn.failed", message_id=message.id, reason=reason)
-        self._patiently(lambda: self._outbound.bury(message, reason))
-        return language.APOLOGY[language.guess(message.text, message.phone)]
+        return language.APOLOGY[language.guess(message.text, message.phone)], reason
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return in_place(call, seconds=PATIENCE_SECONDS, sleep=self._sleep)

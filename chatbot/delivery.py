@@ -29,6 +29,8 @@ REST_SECONDS = 60.0
 #: A sender that stopped without a word loses its claim after this long. Longer than all
 #: tries of one part together, pauses included; every part sent renews it.
 CLAIM_SECONDS = 900.0
+#: What is no reply (there is trouble, there are too many messages) is said this often at most.
+TELL_AGAIN_SECONDS = 3600.0
 
 
 class Channel(Protocol):
@@ -85,8 +87,19 @@ class Delivery:
 
     def mark_read(self, message: Message) -> None:
         """Mark ``message`` as read and show typing, unless it is answered already."""
-        unanswered = self._store.turn_of(message.user, message.id) is None
+        unanswered = self._store.turn_of(message) is None
         self._channel(message).mark_read(message, typing=unanswered)
+
+    def notify(self, message: Message, what: str, text: str) -> bool:
+        """Tell the author of ``message`` something that is no reply, at most once an hour.
+
+        Never tried again: late, it would only confuse. Returns whether it was told.
+        """
+        self._store.count(f"notice_{what}")
+        if not self._store.tell_once(message.user, what, seconds=TELL_AGAIN_SECONDS):
+            return False
+        self._channel(message).send(message, text, callback="")
+        return True
 
     def report(self, status: Status) -> str | None:
         """Take what the provider says became of a part; return the user whose outbox may go on.

@@ -58,5 +58,9 @@ class ChannelDown(Transient):
     """The channel refuses us altogether (token, permission, billing): a person must act."""
 
 
+class CircuitOpen(Transient):
+    """The service failed so often that it is spared for a while: nothing was asked."""
+
+
 class OutcomeUnknown(Transient):
     """The request went out and no answer came back: it may have been carried out."""

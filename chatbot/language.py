@@ -24,6 +24,19 @@ APOLOGY = {
     "en": "Sorry, I could not answer just now because of a problem on our side. Your message has been kept.",
     "es": "Lo siento, no pude responder ahora por un problema nuestro. Tu mensaje quedó registrado.",
 }
+WAITING = {
+    "pt": "Estamos com um problema por aqui. Sua mensagem está guardada e respondo assim que der.",
+    "en": "We are having a problem on our side. Your message is safe, and I will answer as soon as I can.",
+    "es": "Tenemos un problema por aquí. Tu mensaje está guardado y respondo en cuanto pueda.",
+}
+TOO_MANY = {
+    "pt": "Você enviou muitas mensagens de uma vez e algumas não couberam. Espere as respostas e envie de novo, "
+    "por favor.",
+    "en": "You sent very many messages at once and some did not fit. Please wait for the answers, then send them "
+    "again.",
+    "es": "Enviaste muchos mensajes a la vez y algunos no cupieron. Espera las respuestas y envíalos de nuevo, "
+    "por favor.",
+}
 UNREADABLE = {
     "pt": "Ainda não consigo ler esse tipo de mensagem. Pode escrever em texto, por favor?",
     "en": "I cannot read this kind of message yet. Could you write it as text, please?",

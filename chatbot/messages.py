@@ -53,6 +53,7 @@ class Message(_Json):
     id (the idempotency key), ``text`` is empty when there is nothing an agent could
     read (a sticker), ``phone`` in digits and ``bsuid`` (``BR.…``) say where a reply
     goes, ``account`` which of our numbers was written to, ``sent_at`` in Unix seconds.
+    ``replays`` counts how often an operator brought it back from the dead letters.
     """
 
     user: str
@@ -65,16 +66,26 @@ class Message(_Json):
     bsuid: str = ""
     name: str = ""
     sent_at: float = 0.0
+    replays: int = 0
+
+    @property
+    def key(self) -> str:
+        """What has one turn: the message, or one replay of it."""
+        return f"{self.id}~{self.replays}" if self.replays else self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Turn(_Json):
-    """One message and its reply, as committed: the ``number``-th turn of its user."""
+    """One message and its reply, as committed: the ``number``-th turn of its user.
+
+    ``failure`` says why the reply is only an apology: the message is a dead letter then.
+    """
 
     number: int
     message: Message
     reply: str
     committed_at: float
+    failure: str = ""
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:

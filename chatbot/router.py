@@ -31,6 +31,7 @@ from chatbot.messages import Message, Status
 ANSWER = "chatbot.answer"
 SEND = "chatbot.send"
 MARK_READ = "chatbot.mark_read"
+NOTIFY = "chatbot.notify"
 REPORT = "chatbot.report"
 
 T = TypeVar("T")
@@ -116,6 +117,11 @@ class Router:
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
         self._send(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, expires=20)
+
+    def notify(self, message: Message, what: str, text: str) -> None:
+        """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
+        address = replace(message, text="").to_dict()
+        self._send(NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", text=text, message=address)
 
     def report(self, status: Status) -> None:
         """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""

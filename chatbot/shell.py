@@ -30,7 +30,7 @@ def chat(self: Any, user: str, text: str, *, timeout: float = WAIT_SECONDS) -> s
     bot.router.route(message)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        turn = bot.store.turn_of(user, message.id)
+        turn = bot.store.turn_of(message)
         if turn is not None:
             return str(turn.reply)
         time.sleep(0.02)

@@ -8,14 +8,15 @@ Keys (``<user>`` percent-encoded as in queue names):
 
 =====================================  ======  ===============================================
 ``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest run;
-                                               ``message``/``attempts``/``claim_until`` of the
-                                               message being answered;
+                                               ``message``/``attempts``/``waits``/``claim_until``
+                                               of the message being answered;
                                                ``delivered`` turns; ``parts`` of the next one sent;
                                                ``sender``/``sender_until``/``fence`` of its delivery;
                                                ``calling``/``calling_at``: the part being sent
 ``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
 ``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn
+``chatbot:{<user>}:told:<what>``       string  present while the user need not be told again
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
 ``chatbot:counts``                     hash    event → how often it happened
@@ -52,7 +53,9 @@ OVERDUE_SECONDS = 30.0
 class Begun:
     """The right to commit turn ``number`` of a user, and what the agent should know.
 
-    ``answered`` is set instead when this message already had its turn.
+    ``attempts`` counts the runs of this message that never ended, this one included;
+    ``waits`` how often it was given back in good order. ``answered`` is set instead when
+    this message already had its turn.
     """
 
     message: Message
@@ -60,6 +63,7 @@ class Begun:
     claim: int
     number: int
     attempts: int
+    waits: int
     history: tuple[Turn, ...]
 
 
@@ -136,34 +140,36 @@ class Store:
         another message's turn holds that right.
         """
         user, now = message.user, self._clock()
-        keys = [_key(user, "conversation"), _key(user, "history"), _key(user, f"turn:{message.id}"), SESSIONS]
+        keys = [_key(user, "conversation"), _key(user, "history"), _key(user, f"turn:{message.key}"), SESSIONS]
         with _reachable():
-            answer = self._script["begin_turn"](keys, [message.id, self._history_turns, user, now, now + seconds])
+            answer = self._script["begin_turn"](keys, [message.key, self._history_turns, user, now, now + seconds])
         if answer[0] == "wait":
             raise TurnUnderWay("another message of this user is being answered")
         if answer[0] == "answered":
-            return Begun(message, Turn.from_json(answer[1]), claim=0, number=0, attempts=0, history=())
-        _, claim, turns, attempts, history = answer
+            return Begun(message, Turn.from_json(answer[1]), claim=0, number=0, attempts=0, waits=0, history=())
+        _, claim, turns, attempts, waits, history = answer
         past = tuple(Turn.from_json(turn) for turn in history)
-        return Begun(message, None, claim=claim, number=turns + 1, attempts=attempts, history=past)
+        return Begun(message, None, claim=claim, number=turns + 1, attempts=attempts, waits=waits, history=past)
 
     def release_turn(self, begun: Begun) -> None:
-        """Give the right to commit back without a turn: the user's next message may begin."""
+        """Give the right to commit back without a turn: this run ended, if not with an answer."""
         with _reachable():
             self._redis.eval(
                 "if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then"
-                " redis.call('HDEL', KEYS[1], 'claim_until') end",
+                " redis.call('HDEL', KEYS[1], 'claim_until')"
+                " redis.call('HINCRBY', KEYS[1], 'attempts', -1)"
+                " redis.call('HINCRBY', KEYS[1], 'waits', 1) end",
                 1, _key(begun.message.user, "conversation"), begun.claim,
             )  # fmt: skip
 
-    def commit_turn(self, begun: Begun, reply: str) -> Turn | None:
+    def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Turn | None:
         """Write the turn and put its reply in the outbox; ``None`` if a newer run took over."""
         user = begun.message.user
-        turn = Turn(begun.number, begun.message, reply, self._clock())
+        turn = Turn(begun.number, begun.message, reply, self._clock(), failure)
         keys = [
             _key(user, "conversation"),
             _key(user, "history"),
-            _key(user, f"turn:{begun.message.id}"),
+            _key(user, f"turn:{begun.message.key}"),
             _key(user, "outbox"),
             DUE,
         ]
@@ -176,10 +182,10 @@ class Store:
             written = self._script["commit_turn"](keys, arguments)
         return turn if written else None
 
-    def turn_of(self, user: str, message_id: str) -> Turn | None:
+    def turn_of(self, message: Message) -> Turn | None:
         """Return the turn a message got, or ``None`` while it has none."""
         with _reachable():
-            stored = self._redis.get(_key(user, f"turn:{message_id}"))
+            stored = self._redis.get(_key(message.user, f"turn:{message.key}"))
         return Turn.from_json(stored) if stored else None
 
     def history(self, user: str) -> list[Turn]:
@@ -236,6 +242,11 @@ class Store:
         """Write down that the provider has that part; return whether somebody was waiting to know."""
         with _reachable():
             return bool(self._script["report_part"]([_key(user, "conversation")], [number, part]))
+
+    def tell_once(self, user: str, what: str, *, seconds: float) -> bool:
+        """Return whether the user is to be told ``what``: not again for ``seconds``."""
+        with _reachable():
+            return bool(self._redis.set(_key(user, f"told:{what}"), 1, nx=True, ex=int(seconds)))
 
     def count(self, event: str) -> None:
         """Add one to how often ``event`` happened."""

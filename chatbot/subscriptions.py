@@ -7,13 +7,15 @@ registry, lock or timer decides who serves whom.
 
 Promises: one message of a user in flight in the whole cluster, in order (the queue's
 single active consumer, prefetch 1 per consumer, acks late); a session is closed only
-while none of its messages is here, and its queue only while empty and unused.
+while none of its messages is here, and its queue only while empty and unused. A message
+that is given back pauses here, holding no thread; the pause grows each time.
 
 Everything below runs on the thread of the worker's event loop.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +41,8 @@ log = structlog.get_logger(__name__)
 #: over workers that joined since.
 LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
+#: The first and the longest pause of a message that was given back, before jitter.
+PUT_BACK_SECONDS = (1.0, 15.0)
 #: Broker calls made in one go before the event loop gets its turn again.
 SLICE = 20
 
@@ -53,6 +57,8 @@ class Session:
     active_at: float
     amqp_channel: Any = None
     delivery: Any = None
+    put_backs: int = 0  # in a row
+    pausing: Any = None  # the timer of a message that was given back
 
     def is_busy(self) -> bool:
         """Whether a message of this user is being handled here."""
@@ -131,7 +137,8 @@ class Subscriptions(bootsteps.StartStopStep):
         self._requests = consumer.connection.channel()
         # The lease is a delivery, so the prefetch count is the cap on live sessions: a
         # worker that has its fill leaves new users to others.
-        self._requests.basic_qos(0, bot.settings.max_sessions, False)
+        self._most_sessions = bot.settings.max_sessions
+        self._requests.basic_qos(0, self._most_sessions, False)
         self._requests.basic_consume(topology.OPEN, no_ack=False, callback=self._on_request, consumer_tag="open")
         consumer.subscriptions = self
         self._timer = consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
@@ -147,6 +154,9 @@ class Subscriptions(bootsteps.StartStopStep):
         self._timer.cancel()
         self._stopping = True
         if consumer.blueprint.state == bootsteps.RUN:
+            for session in self.sessions.values():
+                if session.pausing:
+                    session.pausing.cancel()
             return  # the connection is lost, and the leases with it
         try:
             self._requests.basic_cancel("open")
@@ -154,6 +164,10 @@ class Subscriptions(bootsteps.StartStopStep):
                 session.lease.requeue()
                 if not session.is_busy():
                     session.amqp_channel.basic_cancel(session.queue)
+                elif session.pausing:
+                    session.pausing.cancel()
+                    session.amqp_channel.basic_cancel(session.queue)
+                    session.delivery.requeue()
             log.info("sessions.handed_over", sessions=len(self.sessions))
             self._finish_turns(consumer.hub)
         except (*consumer.connection_errors, *consumer.channel_errors) as err:
@@ -234,17 +248,47 @@ class Subscriptions(bootsteps.StartStopStep):
         message = session.amqp_channel.message_to_python(raw)
         message.accept = self._accept
         message.ack_log_error = partial(self._acknowledge, session, message.ack_log_error)
+        message.reject_log_error = partial(self._reject, session, message.reject_log_error)
         session.delivery = message
         session.active_at = time.monotonic()
         self._handle(message)
 
     def _acknowledge(self, session: Session, acknowledge: Callable[..., None], *arguments: Any) -> None:
-        if self._stopping:
+        session.put_backs = 0
+        self._settle(session, partial(acknowledge, *arguments))
+
+    def _reject(
+        self, session: Session, reject: Callable[..., None], logger: Any, errors: Any,
+        requeue: bool = False,  # noqa: FBT001, FBT002  # as kombu calls it
+    ) -> None:  # fmt: skip
+        reject = partial(reject, logger, errors, requeue)
+        if self._stopping or not requeue:
+            self._settle(session, reject)
+        else:
+            first, longest = PUT_BACK_SECONDS
+            pause = random.uniform(0.5, 1.0) * min(first * 2**session.put_backs, longest)  # noqa: S311  # jitter
+            session.put_backs = min(session.put_backs + 1, 10)
+            session.pausing = self._consumer.timer.call_after(pause, self._put_back, (session, reject))
+
+    def _put_back(self, session: Session, reject: Callable[[], None]) -> None:
+        session.pausing = None
+        if self.sessions.get(session.queue) is session:
+            self._settle(session, reject)
+
+    def _settle(self, session: Session, settle: Callable[[], None]) -> None:
+        """Have the broker told what became of a message; leave its queue first where it is time to."""
+        overdue = self._is_overdue(session)
+        if self._stopping or overdue:
             # Before the acknowledgement, while the finished message still fills the prefetch:
             # the other way round the next one would come here, and while it went back the
             # next worker would begin the one behind it.
             session.amqp_channel.basic_cancel(session.queue, nowait=True)
-        acknowledge(*arguments)
+        settle()
+        if overdue and not self._stopping:
+            self._hand_over(session)
+
+    def _is_overdue(self, session: Session) -> bool:
+        return not self._virtual and time.monotonic() - session.leased_at > LEASE_SECONDS
 
     # -- closing ----------------------------------------------------------------
 
@@ -326,14 +370,21 @@ class Subscriptions(bootsteps.StartStopStep):
             if session.delivery is not None and session.delivery.acknowledged:
                 session.delivery = None
                 session.active_at = now
-            elif now - session.leased_at > LEASE_SECONDS and not session.is_busy():
+            elif self._is_overdue(session) and not session.is_busy():
                 self._loop.add(partial(self._renew, session))
+        if len(self.sessions) >= self._most_sessions:
+            self._loop.add(self._make_room)
 
     def _renew(self, session: Session) -> None:
-        if self._virtual:
-            session.leased_at = time.monotonic()  # nothing times out there
-        elif self._is_idle(session) and self._let_go(session):
+        if self._is_idle(session) and self._let_go(session):
             self._hand_over(session)
+
+    def _make_room(self) -> None:
+        """Close the least recently active sessions for users no worker has had room for."""
+        waiting = self._admin.queue_declare(topology.OPEN, passive=True).message_count
+        idle = sorted((s for s in self.sessions.values() if not s.is_busy()), key=lambda s: s.active_at)
+        for session in idle[:waiting]:
+            self._close(session, session.active_at)
 
 
 @control_command(args=[("idle_timeout", float)])

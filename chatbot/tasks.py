@@ -15,21 +15,20 @@ from celery.exceptions import Reject
 
 from chatbot.errors import Discard, Permanent, Transient
 from chatbot.messages import Message, Status
-from chatbot.router import ANSWER, MARK_READ, REPORT, SEND
+from chatbot.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
 
 log = structlog.get_logger(__name__)
 
-#: Seconds before a message goes back to its queue: what it needs is away, and it returns at once.
-PUT_BACK_PAUSE = 2.0
-
 
 class BotTask(Task):
     """A task that knows its chatbot and treats errors as they ask for."""
 
     abstract = True
+    #: Seconds before a message goes back to its queue: what it needs is away, and it returns at once.
+    put_back_pause = 2.0
 
     @property
     def bot(self) -> Chatbot:
@@ -43,7 +42,7 @@ class BotTask(Task):
                 return super().__call__(*args, **kwargs)
             except Transient as err:
                 log.warning("task.put_back", error=str(err))
-                time.sleep(PUT_BACK_PAUSE)
+                time.sleep(self.put_back_pause)
                 raise Reject(str(err), requeue=True) from err
             except Discard as err:
                 log.info("task.discarded", reason=str(err))
@@ -54,6 +53,7 @@ class Routed(BotTask):
     """A task whose queue is its user's: however it is called, it goes through the router."""
 
     abstract = True
+    put_back_pause = 0.0  # its session pauses, and no thread with it (``subscriptions.py``)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **_: Any) -> Any:
         """Route ``(user, text)`` to that user's queue. Raises what ``Router.route`` raises."""
@@ -83,6 +83,15 @@ def mark_read(self: BotTask, user: str, message_id: str, message: dict[str, Any]
         self.bot.delivery.mark_read(Message.from_dict(message))
     except (Transient, Permanent) as err:
         raise Discard(f"not marked as read: {err}") from err
+
+
+@shared_task(name=NOTIFY, base=BotTask, bind=True, acks_late=False)
+def notify(self: BotTask, user: str, what: str, text: str, message: dict[str, Any]) -> bool:  # noqa: ARG001
+    """Tell a user something that is no reply: once, and never tried again."""
+    try:
+        return self.bot.delivery.notify(Message.from_dict(message), what, text)
+    except (Transient, Permanent) as err:
+        raise Discard(f"not told: {err}") from err
 
 
 @shared_task(name=REPORT, base=BotTask, bind=True)

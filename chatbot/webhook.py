@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 
+from chatbot import language
 from chatbot.errors import BadPayload, BadSignature, BrokerUnavailable, QueueFull
 from chatbot.messages import Message
 
@@ -53,7 +54,7 @@ def receive() -> Response:
     body = request.get_data(cache=False)
     whatsapp.verify(body, request.headers.get("X-Hub-Signature-256"))
     inbound = whatsapp.parse(body)
-    refused = _route(inbound.messages)
+    refused = _route(_in_order(inbound.messages))
     for status in inbound.statuses:
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
         if status.callback and status.status in SETTLING:
@@ -77,6 +78,16 @@ def ready() -> tuple[Response, int]:
     return jsonify(status="ready"), 200
 
 
+def _in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the messages of one POST by the time they were written: a batch comes in any order.
+
+    The time has whole seconds, so those of one second stay as they came.
+    """
+    if all(message.sent_at for message in messages):
+        return tuple(sorted(messages, key=lambda message: message.sent_at))
+    return messages
+
+
 def _route(messages: tuple[Message, ...]) -> int:
     """Route the messages; one that finds no room or no queue is kept as a dead letter and counted."""
     router = _bot().router
@@ -88,6 +99,8 @@ def _route(messages: tuple[Message, ...]) -> int:
         except (QueueFull, ValueError) as err:
             log.warning("message.refused", message_id=message.id, reason=str(err))
             router.bury(message, str(err))
+            if isinstance(err, QueueFull):
+                router.notify(message, "too_many", language.TOO_MANY[language.guess(message.text, message.phone)])
             refused += 1
     return refused
 

@@ -4,7 +4,7 @@
 -- KEYS conversation, history, turn of this message, sessions
 -- ARGV message id, history length, user, now, claim lasts until
 -- Returns {'answered', turn} | {'wait'}
---      | {'begun', claim, turns committed, attempts at this message, history}
+--      | {'begun', claim, turns committed, attempts at this message, times given back, history}
 local answered = redis.call('GET', KEYS[3])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[3])
 if answered then
@@ -15,14 +15,15 @@ if current ~= ARGV[1] then
   if current and tonumber(redis.call('HGET', KEYS[1], 'claim_until') or '0') > tonumber(ARGV[4]) then
     return {'wait'}
   end
-  redis.call('HSET', KEYS[1], 'message', ARGV[1], 'attempts', 0)
+  redis.call('HSET', KEYS[1], 'message', ARGV[1], 'attempts', 0, 'waits', 0)
 end
 redis.call('HSET', KEYS[1], 'claim_until', ARGV[5])
 local claim = redis.call('HINCRBY', KEYS[1], 'claim', 1)
 local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 local turns = tonumber(redis.call('HGET', KEYS[1], 'turns') or '0')
+local waits = tonumber(redis.call('HGET', KEYS[1], 'waits') or '0')
 local history = {}
 if tonumber(ARGV[2]) > 0 then
   history = redis.call('LRANGE', KEYS[2], -tonumber(ARGV[2]), -1)
 end
-return {'begun', claim, turns, attempts, history}
+return {'begun', claim, turns, attempts, waits, history}

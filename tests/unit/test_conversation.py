@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 
 from chatbot import language
+from chatbot.breaker import Breaker
 from chatbot.conversation import MAX_ATTEMPTS, Conversation
-from chatbot.errors import BrokerUnavailable, Permanent, StaleTurn, Transient
+from chatbot.errors import BrokerUnavailable, CircuitOpen, Permanent, StaleTurn, Transient
 from chatbot.messages import Message
 from chatbot.store import Store, connect
+from tests.servers import wait_until
 
 fresh = itertools.count()
 
@@ -34,7 +37,7 @@ class Published:
     """Keeps what a turn publishes."""
 
     def __init__(self):
-        self.woken, self.typing, self.buried = [], [], []
+        self.woken, self.typing, self.buried, self.told = [], [], [], []
         self.script: list[Exception] = []
 
     def wake_sender(self, user, number):
@@ -47,6 +50,9 @@ class Published:
 
     def bury(self, message, reason):
         self.buried.append((message.id, reason))
+
+    def notify(self, message, what, text):
+        self.told.append((message.user, what, text))
 
 
 @pytest.fixture
@@ -65,8 +71,13 @@ def published():
 
 
 @pytest.fixture
-def conversation(store, agent, published):
-    return Conversation(store, lambda: agent, published, llm_tries=3, sleep=lambda _: None)
+def breaker():
+    return Breaker(failures=5, rest=60)
+
+
+@pytest.fixture
+def conversation(store, agent, published, breaker):
+    return Conversation(store, lambda: agent, published, llm_tries=3, breaker=breaker, sleep=lambda _: None)
 
 
 def said(text, id_=None, user="ana", phone="5511999990001"):
@@ -123,6 +134,80 @@ def test_a_message_that_ends_its_worker_is_given_up(conversation, agent, publish
     assert agent.asked == []
     assert "3 times" in published.buried[0][1]
     assert conversation.answer(said("oi")).reply == "eco oi"
+
+
+def test_a_message_given_back_is_not_taken_for_one_that_ends_its_worker(conversation, agent, published, store):
+    agent.script = [RuntimeError("not foreseen")] * MAX_ATTEMPTS * 2
+    for _ in range(MAX_ATTEMPTS * 2):
+        with pytest.raises(RuntimeError):
+            conversation.answer(said("oi"))
+    assert conversation.answer(said("oi")).reply == "eco oi"
+
+
+def test_the_last_try_of_a_suspect_runs_alone(conversation, agent, store):
+    """Two runs that were never heard of again: the third one may end its worker, but nothing else in it."""
+    for _ in range(MAX_ATTEMPTS - 1):
+        store.begin_turn(said("veneno"), seconds=60)
+    running, most, go, begun = set(), [], threading.Event(), threading.Event()
+
+    def reply(message, history):
+        running.add(message.user)
+        most.append(set(running))
+        if message.user == "beto":
+            begun.set()
+            assert go.wait(10)
+        running.discard(message.user)
+        return "ok"
+
+    agent.reply = reply
+    turns = [threading.Thread(target=conversation.answer, args=(said("oi", user="beto"),))]
+    turns[0].start()
+    assert begun.wait(10)
+    turns.append(threading.Thread(target=conversation.answer, args=(said("veneno"),)))
+    turns[1].start()
+    wait_until(lambda: conversation._floor._waiting == 1)
+    turns.append(threading.Thread(target=conversation.answer, args=(said("oi", user="caio"),)))
+    turns[2].start()
+    go.set()
+    for turn in turns:
+        turn.join(10)
+    assert {"ana"} in most
+    assert all(len(users) == 1 for users in most if "ana" in users)
+    assert len(most) == 3
+
+
+def test_a_suspect_that_waits_to_run_alone_has_not_begun(conversation, store):
+    for _ in range(MAX_ATTEMPTS - 1):
+        store.begin_turn(said("veneno"), seconds=60)
+    with conversation._floor.shared():
+        turn = threading.Thread(target=conversation.answer, args=(said("veneno"),))
+        turn.start()
+        wait_until(lambda: conversation._floor._waiting == 1)
+        assert store.begin_turn(said("veneno"), seconds=0).attempts == MAX_ATTEMPTS
+    turn.join(10)
+
+
+def test_while_the_model_is_down_a_message_waits_and_its_user_is_told_once(conversation, agent, published, breaker):
+    agent.script = [Transient("down")] * 5
+    assert conversation.answer(said("um", user="caio")).failure  # three tries
+    for _ in range(3):
+        with pytest.raises(CircuitOpen):
+            conversation.answer(said("dois"))
+    assert len(agent.asked) == 5
+    assert published.told == [("ana", "waiting", language.WAITING["pt"])]
+    assert published.buried == [("um", "Transient: down")]
+    breaker._clock = lambda: float("inf")
+    assert conversation.answer(said("dois")).reply == "eco dois"
+
+
+def test_an_apology_is_a_dead_letter_even_if_its_worker_ended_right_after_it(conversation, agent, published):
+    agent.script = [Permanent("bad key")]
+    conversation._outbound = Published()
+    conversation.answer(said("oi"))
+    conversation._outbound = published  # what was published is gone; the message comes again
+    conversation.answer(said("oi"))
+    assert published.buried == [("oi", "Permanent: bad key")]
+    assert published.woken == [("ana", 1)]
 
 
 def test_what_cannot_be_read_is_said_honestly(conversation, agent):

@@ -204,3 +204,11 @@ def test_many_senders_and_shuffled_wake_ups_keep_order(store, provider, delivery
     assert len(provider.sent) == 100
     for user in users:
         assert [s for s in provider.sent if s.startswith(user + "-")] == [f"{user}-{n:02}" for n in range(20)]
+
+
+def test_a_notice_is_said_once_an_hour_whatever_asks_for_it(store, provider, delivery):
+    message = Message(user="ana", id="q", text="?", channel="whatsapp")
+    assert [delivery.notify(message, "waiting", "wait") for _ in range(3)] == [True, False, False]
+    assert delivery.notify(message, "too_many", "too many") is True
+    assert provider.sent == ["wait", "too many"]
+    assert store.counts() == {"notice_waiting": 3, "notice_too_many": 1}

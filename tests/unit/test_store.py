@@ -77,7 +77,7 @@ def test_a_zombie_commits_nothing(store):
     zombie = store.begin_turn(said("oi"), seconds=60)
     alive = store.begin_turn(said("oi"), seconds=60)
     assert store.commit_turn(zombie, "from the zombie") is None
-    assert store.turn_of("ana", "id-oi") is None
+    assert store.turn_of(said("oi")) is None
     assert store.commit_turn(alive, "from the living").reply == "from the living"
     assert store.commit_turn(zombie, "from the zombie") is None
     assert [t.reply for t in store.history("ana")] == ["from the living"]

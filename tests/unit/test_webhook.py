@@ -1,0 +1,80 @@
+"""What the webhook makes of one POST, with the broker played by a list."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chatbot import language
+from chatbot.app import Chatbot
+from chatbot.config import Settings
+from chatbot.errors import QueueFull
+from chatbot.webhook import create_app
+from tests.system import APP_SECRET, sign
+
+
+class Router:
+    """Keeps what is published; the queue of ``full`` is full."""
+
+    def __init__(self):
+        self.routed, self.buried, self.told = [], [], []
+        self.full = ""
+
+    def deadline(self):
+        return 0.0
+
+    def route(self, message, *, deadline):
+        if message.user == self.full:
+            raise QueueFull("the user's queue is full")
+        self.routed.append(message.id)
+
+    def bury(self, message, reason):
+        self.buried.append((message.id, reason))
+
+    def notify(self, message, what, text):
+        self.told.append((message.user, what, text))
+
+
+@pytest.fixture
+def router():
+    return Router()
+
+
+@pytest.fixture
+def post(router):
+    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://", whatsapp_app_secret=APP_SECRET))
+    bot.router = router
+    client = create_app(bot).test_client()
+
+    def post(*messages):
+        items = [
+            {"from": user, "id": id_, "type": "text", "text": {"body": "oi"}, **({"timestamp": at} if at else {})}
+            for user, id_, at in messages
+        ]
+        value = {"metadata": {"phone_number_id": "1"}, "messages": items}
+        body = json.dumps({"entry": [{"changes": [{"field": "messages", "value": value}]}]}).encode()
+        answer = client.post("/webhook/whatsapp", data=body, headers={"X-Hub-Signature-256": sign(body)})
+        assert answer.status_code == 200
+        return answer.json
+
+    return post
+
+
+def test_a_shuffled_batch_is_put_in_the_order_it_was_written(post, router):
+    post(("1", "c", "1700000003"), ("2", "x", "1700000002"), ("1", "a", "1700000001"), ("1", "b", "1700000001"))
+    assert router.routed == ["a", "b", "x", "c"], "within one second as they came"
+
+
+def test_a_batch_that_says_no_times_stays_as_it_came(post, router):
+    post(("1", "c", "1700000003"), ("1", "a", ""), ("1", "b", "1700000001"))
+    assert router.routed == ["c", "a", "b"]
+
+
+def test_what_does_not_fit_is_kept_and_its_user_is_told(post, router):
+    router.full = "5511988887777"
+    counts = post((router.full, "m1", "1700000001"), ("5511988886666", "m2", "1700000001"))
+    assert counts == {"messages": 2, "statuses": 0, "refused": 1}
+    assert router.routed == ["m2"]
+    assert router.buried == [("m1", "the user's queue is full")]
+    assert router.told == [(router.full, "too_many", language.TOO_MANY["pt"])]
