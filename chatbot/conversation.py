@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
+from uuid import uuid4
 
 import structlog
 
@@ -124,13 +125,14 @@ class Conversation:
             begun = self._begin(message)
             if begun.answered or begun.attempts != MAX_ATTEMPTS:
                 return begun.answered or self._take_or_release(begun)
-            self._patiently(lambda: self._store.release_turn(begun))
+            self._patiently(lambda: self._store.not_begun(begun))
         with self._floor.alone():
             begun = self._begin(message)
             return begun.answered or self._take_or_release(begun)
 
     def _begin(self, message: Message) -> Begun:
-        return self._patiently(lambda: self._store.begin_turn(message, seconds=CLAIM_SECONDS))
+        run = uuid4().hex
+        return self._patiently(lambda: self._store.begin_turn(message, seconds=CLAIM_SECONDS, run=run))
 
     def _take_or_release(self, begun: Begun) -> Turn:
         try:

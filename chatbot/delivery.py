@@ -10,6 +10,7 @@ status webhook settles it; only if none comes within ``settle_seconds`` is it se
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,6 +30,8 @@ REST_SECONDS = 60.0
 #: A sender that stopped without a word loses its claim after this long. Longer than all
 #: tries of one part together, pauses included; every part sent renews it.
 CLAIM_SECONDS = 900.0
+#: Redis may be away this long before a part that went out counts as one in doubt.
+NOTE_SECONDS = 20.0
 #: What is no reply (there is trouble, there are too many messages) is said this often at most.
 TELL_AGAIN_SECONDS = 3600.0
 
@@ -119,8 +122,6 @@ class Delivery:
         if claimed.turn is None:
             log.error("delivery.reply_missing", number=claimed.number)
             return self._store.settle_done(claimed)
-        if claimed.doubt_since is not None and not self._may_send_again(claimed, claimed.doubt_since):
-            return False
         to = claimed.turn.message
         try:
             if not self._send_parts(claimed, to, claimed.turn.reply):
@@ -138,7 +139,34 @@ class Delivery:
             self._bury(to, f"reply not delivered: {err}")
         else:
             log.info("delivery.done", number=claimed.number)
-        return self._store.settle_done(claimed)
+        return self._noted(lambda: self._store.settle_done(claimed))
+
+    def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
+        """Send what is not sent yet; return ``False`` where that has to wait or is somebody else's by now."""
+        channel = self._channel(to)
+        parts = channel.split(reply)
+        for index in range(claimed.parts, len(parts)):
+            if index == claimed.parts:
+                if claimed.doubt_since is not None and not self._may_send_again(claimed, claimed.doubt_since):
+                    return False
+            elif not self._noted(partial(self._store.settle_part, claimed, index, seconds=CLAIM_SECONDS)):
+                return False
+            callback = f"{to.user}:{claimed.number}:{index}"
+            if not self._send_part(claimed, partial(channel.send, to, parts[index], callback=callback)):
+                return False
+        return True
+
+    def _send_part(self, claimed: Claimed, send: Callable[[], str]) -> bool:
+        """Send one part, its claim renewed before each further try; return ``False`` once the claim is lost."""
+        tries = itertools.count()
+
+        def attempt() -> bool:
+            if next(tries) and not self._store.settle_calling(claimed, seconds=CLAIM_SECONDS):
+                return False
+            send()
+            return True
+
+        return in_place(attempt, tries=self._tries, sleep=self._sleep)
 
     def _may_send_again(self, claimed: Claimed, doubt_since: float) -> bool:
         """Return whether a part in doubt was silent for long enough; wait for its status until then."""
@@ -147,19 +175,15 @@ class Delivery:
             self._store.settle_doubt(claimed, pause=left)
             return False
         log.warning("delivery.sent_again", number=claimed.number)
-        return self._store.settle_again(claimed, seconds=CLAIM_SECONDS)
+        self._store.count("unknown_resent")
+        return self._store.settle_calling(claimed, seconds=CLAIM_SECONDS)
 
-    def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
-        """Send what is not sent yet; return ``False`` once the claim is lost."""
-        channel = self._channel(to)
-        parts = channel.split(reply)
-        for index in range(claimed.parts, len(parts)):
-            callback = f"{to.user}:{claimed.number}:{index}"
-            send = partial(channel.send, to, parts[index], callback=callback)
-            in_place(send, tries=self._tries, sleep=self._sleep)
-            if not self._store.settle_part(claimed, index + 1, seconds=CLAIM_SECONDS):
-                return False
-        return True
+    def _noted(self, settle: Callable[[], bool]) -> bool:
+        """Have it written down what was sent. Raises ``OutcomeUnknown``: what is not written down is in doubt."""
+        try:
+            return in_place(settle, seconds=NOTE_SECONDS, sleep=self._sleep)
+        except Transient as err:
+            raise OutcomeUnknown(f"sent, and not written down: {err}") from err
 
     def _channel(self, message: Message) -> Channel:
         try:

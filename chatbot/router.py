@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 #: A message that keeps coming back as unroutable finds its queue deleted each time.
 _TRIES = 5
+#: A queue that refuses a message this often is full.
+_REFUSALS = 3
 
 
 class _Publisher(Producer):
@@ -113,10 +115,10 @@ class Router:
         self._send(SEND, (user, number), f"send.{_suffix(user)}")
 
     def mark_read(self, message: Message) -> None:
-        """Have ``message`` marked as read, with a typing indicator, for as long as that helps."""
+        """Have ``message`` marked as read, with a typing indicator."""
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        self._send(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, expires=20)
+        self._send(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, asked_at=time.time())
 
     def notify(self, message: Message, what: str, text: str) -> None:
         """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
@@ -151,22 +153,34 @@ class Router:
     def _publish_message(
         self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
     ) -> AsyncResult[Any]:
-        for _ in range(_TRIES):
-            with self.exclusive:
-                self._open(publisher, queue, as_it_is, deadline)
-                result = self._publish(
-                    publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
-                    exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
-                    argsrepr=_shown(message), kwargsrepr="{}",
-                )  # fmt: skip
+        refusals = 0
+        for tried in range(_TRIES):
+            try:
+                with self.exclusive:
+                    self._open(publisher, queue, as_it_is, deadline, again=tried > 0)
+                    result = self._publish(
+                        publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
+                        exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
+                        argsrepr=_shown(message), kwargsrepr="{}",
+                    )  # fmt: skip
+            except MessageNacked as err:
+                # The queue is full, or it was deleted under the message: then there is room now.
+                refusals += 1
+                if refusals == _REFUSALS:
+                    raise QueueFull("the user's queue is full") from err
+                continue
             if not publisher.returned:
                 return result
             # The session was closed in between: open it again.
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
-    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float) -> None:
+    def _open(
+        self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float, *, again: bool
+    ) -> None:  # fmt: skip
         try:
-            consumers = declare_user_queue(publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is)
+            consumers = declare_user_queue(
+                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=again
+            )
         except PreconditionFailed:
             as_it_is.add(queue)  # settings changed while it was live: tried again as it is
             raise
@@ -185,15 +199,14 @@ class Router:
             confirm_timeout=self._remaining(deadline),
         )
 
-    def _send(self, task: str, arguments: tuple[Any, ...], routing_key: str, **options: Any) -> None:
+    def _send(self, task: str, arguments: tuple[Any, ...], routing_key: str, **kwargs: Any) -> None:
         deadline = self.deadline()
-        expires = options.pop("expires", None)
         self._until_confirmed(
             deadline,
             lambda publisher: self._publish(
-                publisher, deadline, task, arguments, options,
+                publisher, deadline, task, arguments, kwargs,
                 exchange=topology.CHAT.name, routing_key=routing_key,
-                argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, expires=expires,
+                argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True,
             ),
         )  # fmt: skip
 
@@ -222,8 +235,6 @@ class Router:
             try:
                 with self._publisher(deadline) as publisher:
                     return publish(publisher)
-            except MessageNacked as err:
-                raise QueueFull("the user's queue is full") from err
             except self._errors as err:
                 if self._clock() >= deadline - self._timeout / 4:
                     raise BrokerUnavailable(f"the broker cannot be used: {err!r}") from err
@@ -245,18 +256,20 @@ class Router:
             publisher.release()
 
 
-def declare_user_queue(channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False) -> int:
+def declare_user_queue(
+    channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False, bind: bool = False
+) -> int:
     """Declare and bind a user's queue; return how many consume it.
 
     With ``as_it_is`` an existing queue is taken with whatever arguments it has: what
     to do after ``PreconditionFailed``, which closes the channel. Binds only where
-    nobody consumes, because whoever consumes has bound it.
+    nobody consumes, because whoever consumes has bound it, or where told to.
     """
     declared = channel.queue_declare(
         queue, passive=as_it_is, durable=True, auto_delete=False, arguments=None if as_it_is else arguments
     )
     consumers = int(declared.consumer_count)
-    if consumers == 0:
+    if consumers == 0 or bind:
         channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue)
     return consumers
 

@@ -7,7 +7,7 @@ All state of a user changes inside one Lua script, which Redis runs alone.
 Keys (``<user>`` percent-encoded as in queue names):
 
 =====================================  ======  ===============================================
-``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest run;
+``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest ``run``;
                                                ``message``/``attempts``/``waits``/``claim_until``
                                                of the message being answered;
                                                ``delivered`` turns; ``parts`` of the next one sent;
@@ -33,6 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
+from uuid import uuid4
 
 import redis
 import redis.exceptions
@@ -117,7 +118,14 @@ class Store:
         scripts = files("chatbot") / "lua"
         self._script = {
             name: self._redis.register_script((scripts / f"{name}.lua").read_text())
-            for name in ("begin_turn", "commit_turn", "claim_delivery", "settle_delivery", "report_part")
+            for name in (
+                "begin_turn",
+                "commit_turn",
+                "claim_delivery",
+                "settle_delivery",
+                "report_part",
+                "release_turn",
+            )
         }
 
     def ping(self) -> None:
@@ -132,17 +140,20 @@ class Store:
 
     # -- one turn ---------------------------------------------------------------
 
-    def begin_turn(self, message: Message, *, seconds: float) -> Begun:
+    def begin_turn(self, message: Message, *, seconds: float, run: str = "") -> Begun:
         """Claim the user's next turn for ``message`` and return the past, oldest first.
 
         From here on, an earlier run for the same message can no longer commit, and for
-        ``seconds`` no other message of this user can begin. Raises ``TurnUnderWay`` while
-        another message's turn holds that right.
+        ``seconds`` no other message of this user can begin. ``run`` names this run where
+        it may have to ask twice because the first answer was lost. Raises ``TurnUnderWay``
+        while another message's turn holds that right.
         """
         user, now = message.user, self._clock()
         keys = [_key(user, "conversation"), _key(user, "history"), _key(user, f"turn:{message.key}"), SESSIONS]
         with _reachable():
-            answer = self._script["begin_turn"](keys, [message.key, self._history_turns, user, now, now + seconds])
+            answer = self._script["begin_turn"](
+                keys, [message.key, self._history_turns, user, now, now + seconds, run or uuid4().hex]
+            )
         if answer[0] == "wait":
             raise TurnUnderWay("another message of this user is being answered")
         if answer[0] == "answered":
@@ -153,14 +164,17 @@ class Store:
 
     def release_turn(self, begun: Begun) -> None:
         """Give the right to commit back without a turn: this run ended, if not with an answer."""
+        self._release(begun, message_goes_back=True)
+
+    def not_begun(self, begun: Begun) -> None:
+        """Write down that this run has to wait: it counts as no attempt, and no other message may begin."""
+        self._release(begun, message_goes_back=False)
+
+    def _release(self, begun: Begun, *, message_goes_back: bool) -> None:
         with _reachable():
-            self._redis.eval(
-                "if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then"
-                " redis.call('HDEL', KEYS[1], 'claim_until')"
-                " redis.call('HINCRBY', KEYS[1], 'attempts', -1)"
-                " redis.call('HINCRBY', KEYS[1], 'waits', 1) end",
-                1, _key(begun.message.user, "conversation"), begun.claim,
-            )  # fmt: skip
+            self._script["release_turn"](
+                [_key(begun.message.user, "conversation")], [begun.claim, int(message_goes_back)]
+            )
 
     def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Turn | None:
         """Write the turn and put its reply in the outbox; ``None`` if a newer run took over."""
@@ -225,9 +239,11 @@ class Store:
         """Write down that the whole turn is delivered (or never will be)."""
         return self._settle(claimed, 0, "done", 0.0)
 
-    def settle_again(self, claimed: Claimed, *, seconds: float) -> bool:
-        """Write down that the part in doubt is sent once more, and count it; keep the claim."""
-        self.count("unknown_resent")
+    def settle_calling(self, claimed: Claimed, *, seconds: float) -> bool:
+        """Write down that the next part is about to be sent (once more); keep the claim for ``seconds`` more.
+
+        Returns ``False`` if the claim is lost.
+        """
         return self._settle(claimed, 0, "again", self._clock() + seconds)
 
     def settle_later(self, claimed: Claimed, *, pause: float) -> bool:

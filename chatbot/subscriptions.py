@@ -43,6 +43,9 @@ LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
 #: The first and the longest pause of a message that was given back, before jitter.
 PUT_BACK_SECONDS = (1.0, 15.0)
+#: A queue is deleted this long after it was unbound. RabbitMQ confirms, and loses, what was
+#: routed to a queue and reaches it while it is being deleted.
+UNBOUND_SECONDS = 0.5
 #: Broker calls made in one go before the event loop gets its turn again.
 SLICE = 20
 
@@ -59,6 +62,7 @@ class Session:
     delivery: Any = None
     put_backs: int = 0  # in a row
     pausing: Any = None  # the timer of a message that was given back
+    closing: bool = False  # no longer consumed here, its queue is about to be deleted
 
     def is_busy(self) -> bool:
         """Whether a message of this user is being handled here."""
@@ -73,8 +77,16 @@ class _Loop:
     channel_errors: tuple[type[Exception], ...]
     work: deque[Callable[[], None]] = field(default_factory=deque)
     awake: bool = False
+    closed: bool = False
+
+    def close(self) -> None:
+        """Do nothing more: what is left belongs to a connection that is gone."""
+        self.closed = True
+        self.work.clear()
 
     def add(self, step: Callable[[], None]) -> None:
+        if self.closed:
+            return
         # Broker calls wait for their answers and meanwhile receive deliveries, which
         # add work: never do it right there, or thousands of frames pile up.
         self.work.append(step)
@@ -154,9 +166,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._timer.cancel()
         self._stopping = True
         if consumer.blueprint.state == bootsteps.RUN:
-            for session in self.sessions.values():
-                if session.pausing:
-                    session.pausing.cancel()
+            self._forget_all()
             return  # the connection is lost, and the leases with it
         try:
             self._requests.basic_cancel("open")
@@ -172,6 +182,13 @@ class Subscriptions(bootsteps.StartStopStep):
             self._finish_turns(consumer.hub)
         except (*consumer.connection_errors, *consumer.channel_errors) as err:
             log.warning("sessions.handover_failed", error=repr(err))
+
+    def _forget_all(self) -> None:
+        self._loop.close()
+        for session in self.sessions.values():
+            if session.pausing:
+                session.pausing.cancel()
+        self.sessions = {}
 
     def _finish_turns(self, hub: Any) -> None:
         """Run the event loop until the turns under way have ended.
@@ -277,6 +294,9 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _settle(self, session: Session, settle: Callable[[], None]) -> None:
         """Have the broker told what became of a message; leave its queue first where it is time to."""
+        if self.sessions.get(session.queue) is not session:
+            settle()  # of a connection that is gone: it says so in the log
+            return
         overdue = self._is_overdue(session)
         if self._stopping or overdue:
             # Before the acknowledgement, while the finished message still fills the prefetch:
@@ -295,7 +315,7 @@ class Subscriptions(bootsteps.StartStopStep):
     def close_idle(self, idle_timeout: float) -> int:
         """Close every session without activity for that many seconds; return how many."""
         limit = time.monotonic() - idle_timeout
-        idle = [s for s in self.sessions.values() if s.active_at <= limit and not s.is_busy()]
+        idle = [s for s in self.sessions.values() if s.active_at <= limit and self._is_idle(s)]
         for session in idle:
             self._loop.add(partial(self._close, session, limit))
         return len(idle)
@@ -306,7 +326,19 @@ class Subscriptions(bootsteps.StartStopStep):
         with self._router.exclusive:
             if not self._let_go(session):
                 return
-            deleted = self._delete(session.queue)
+            session.closing = True
+            if self._virtual:
+                self._end(session)
+                return
+        # From here on a message comes back to its publisher, which opens the session anew.
+        self._admin.queue_unbind(session.queue, exchange=topology.CHAT.name, routing_key=session.queue)
+        self._consumer.timer.call_after(UNBOUND_SECONDS, self._loop.add, (partial(self._end, session),))
+
+    def _end(self, session: Session) -> None:
+        """Delete the queue of a session that is no longer consumed; open it again if it is in use."""
+        if self._stopping or self.sessions.get(session.queue) is not session:
+            return
+        deleted = self._delete(session.queue)
         if deleted or self._others_consume(session.queue):
             # Whoever else consumes it has a lease of their own. Giving them ours as well
             # would keep two workers handing one session to and fro.
@@ -317,7 +349,12 @@ class Subscriptions(bootsteps.StartStopStep):
             self._hand_over(session)  # a message slipped in: begin anew, wherever that is
 
     def _is_idle(self, session: Session) -> bool:
-        return not self._stopping and not session.is_busy() and self.sessions.get(session.queue) is session
+        return (
+            not self._stopping
+            and not session.closing
+            and not session.is_busy()
+            and self.sessions.get(session.queue) is session
+        )
 
     def _let_go(self, session: Session) -> bool:
         """Stop consuming; return ``False`` if a message was delivered while we did."""
@@ -382,8 +419,9 @@ class Subscriptions(bootsteps.StartStopStep):
     def _make_room(self) -> None:
         """Close the least recently active sessions for users no worker has had room for."""
         waiting = self._admin.queue_declare(topology.OPEN, passive=True).message_count
-        idle = sorted((s for s in self.sessions.values() if not s.is_busy()), key=lambda s: s.active_at)
-        for session in idle[:waiting]:
+        idle = sorted((s for s in self.sessions.values() if self._is_idle(s)), key=lambda s: s.active_at)
+        closing = sum(session.closing for session in self.sessions.values())
+        for session in idle[: max(0, waiting - closing)]:
             self._close(session, session.active_at)
 
 

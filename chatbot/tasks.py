@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MARK_READ_SECONDS = 20.0
+
 
 class BotTask(Task):
     """A task that knows its chatbot and treats errors as they ask for."""
@@ -77,8 +79,12 @@ def send(self: BotTask, user: str, number: int = 0) -> int:  # noqa: ARG001  # s
 
 
 @shared_task(name=MARK_READ, base=BotTask, bind=True, acks_late=False)
-def mark_read(self: BotTask, user: str, message_id: str, message: dict[str, Any]) -> None:  # noqa: ARG001
-    """Mark a message as read and show typing: a courtesy, never tried again."""
+def mark_read(
+    self: BotTask, user: str, message_id: str, message: dict[str, Any], asked_at: float  # noqa: ARG001
+) -> None:  # fmt: skip
+    """Mark a message as read and show typing: a courtesy, never tried again, and soon or never."""
+    if time.time() - asked_at > MARK_READ_SECONDS:
+        raise Discard("too late to mark as read")
     try:
         self.bot.delivery.mark_read(Message.from_dict(message))
     except (Transient, Permanent) as err:

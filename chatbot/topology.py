@@ -29,7 +29,8 @@ _TO_DEAD = {"x-dead-letter-exchange": DEAD.name}
 #: Requests for a subscriber: an unacknowledged one is a worker's lease on a session.
 OPEN_QUEUE = Queue(OPEN, CHAT, routing_key=OPEN, durable=True, queue_arguments=_TO_DEAD)
 SEND_QUEUE = Queue(SEND, CHAT, routing_key="send.#", durable=True, queue_arguments=_TO_DEAD)
-HOUSEKEEPING_QUEUE = Queue(HOUSEKEEPING, CHAT, routing_key=HOUSEKEEPING, durable=True, queue_arguments=_TO_DEAD)
+#: What beat asks for expires when the next beat is due, and is nothing to keep.
+HOUSEKEEPING_QUEUE = Queue(HOUSEKEEPING, CHAT, routing_key=HOUSEKEEPING, durable=True)
 DEAD_QUEUE = Queue("chat.dead", DEAD, durable=True)
 
 

@@ -57,11 +57,13 @@ class Process:
         self, command: list[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT
     ) -> None:
         self.command, self.log, self.env, self.cwd = command, log, dict(env or os.environ), cwd
+        self._started_at = 0
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Process:
         """Start it."""
         with self.log.open("ab") as output:
+            self._started_at = output.tell()
             self._popen = subprocess.Popen(
                 self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=self.env, cwd=self.cwd, start_new_session=True,
@@ -99,9 +101,11 @@ class Process:
             pass
         self._popen.wait(10)
 
-    def output(self) -> str:
-        """Return what it printed so far."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+    def output(self, *, since_start: bool = False) -> str:
+        """Return what it printed so far, in this run or in all."""
+        if not self.log.exists():
+            return ""
+        return self.log.read_bytes()[self._started_at if since_start else 0 :].decode(errors="replace")
 
 
 class RabbitMQ:
@@ -236,6 +240,10 @@ class Redis:
     def kill(self) -> None:
         """End it as a power cut would."""
         self._process.kill()
+
+    def stop(self) -> None:
+        """Shut it down in order."""
+        self._process.terminate()
 
     def close(self) -> None:
         """End it and remove its data."""

@@ -2,26 +2,34 @@
 
 ``POST /v1/chat/completions`` answers with the last user message and the number of
 messages. Each call is kept with its start and end, so that a test can see which turns
-overlapped and whose words reached whose prompt.
+overlapped and whose words reached whose prompt. ``POST /<asker>/v1/…`` does the same and
+notes who asked.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: its messages (role, content) and when it was being answered."""
+    """One request: its messages (role, content), when it was being answered, and by whom it was made.
 
+    ``status`` is that of the answer, 0 where there was none.
+    """
+
+    number: int
     messages: tuple[tuple[str, str], ...]
     began: float
     ended: float
+    asker: str = ""
+    status: int = 200
 
     @property
     def asked(self) -> str:
@@ -40,14 +48,22 @@ def plain(content: str) -> str:
     return text.strip().removesuffix("Provide your complete response:").strip()
 
 
+class HangUp(Exception):
+    """Raised by a script: the connection ends without an answer."""
+
+
 class StubLLM:
     """The server; ``url`` ends in ``/v1``. ``delay`` in seconds holds every answer back.
 
-    ``script`` is asked first: it may return ``(status, body)`` to answer with instead.
+    ``script`` is asked first, with the call: it may return ``(status, body)`` or
+    ``(status, body, headers)`` to answer with instead, or raise ``HangUp``. With
+    ``numbered`` each answer ends in `` #<number of the call>``.
     """
 
-    def __init__(self, *, delay: float = 0.0) -> None:
+    def __init__(self, *, delay: float = 0.0, numbered: bool = False) -> None:
         self.delay = delay
+        self._numbered = numbered
+        self._numbers = itertools.count(1)
         self.calls: list[Call] = []
         self.script: Any = None
         self._lock = threading.Lock()
@@ -66,9 +82,16 @@ class StubLLM:
             daemon_threads = True
             request_queue_size = 256
 
+            def handle_error(self, *_: Any) -> None:
+                """Stay silent: whoever asked was killed."""
+
         self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self.url = self.url_for("")
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def url_for(self, asker: str) -> str:
+        """Return the base URL under which calls are noted as made by ``asker``."""
+        return "/".join(part for part in (f"http://127.0.0.1:{self._server.server_port}", asker, "v1") if part)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -82,24 +105,36 @@ class StubLLM:
         began = time.monotonic()
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
         messages = tuple((m["role"], str(m.get("content") or "")) for m in body["messages"])
-        scripted = self.script(messages) if self.script else None
+        asker = request.path.split("/v1/")[0].strip("/")
+        call = Call(next(self._numbers), messages, began, began, asker)
+        try:
+            scripted = self.script(call) if self.script else None
+        except HangUp:
+            self._keep(call, 0)
+            request.close_connection = True
+            return
         time.sleep(self.delay)
-        call = Call(messages, began, time.monotonic())
-        with self._lock:
-            self.calls.append(call)
-        status, answer = scripted or (200, _completion(f"eco: {call.asked}"))
-        payload = json.dumps(answer).encode()
+        mark = f" #{call.number}" if self._numbered else ""
+        status, answer, *headers = scripted or (200, completion(f"eco: {call.asked}{mark}"))
+        payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self._keep(call, status)
         try:
             request.send_response(status)
             request.send_header("Content-Type", "application/json")
             request.send_header("Content-Length", str(len(payload)))
+            for name, value in (headers[0] if headers else {}).items():
+                request.send_header(name, value)
             request.end_headers()
             request.wfile.write(payload)
         except ConnectionError:
             pass  # the worker that asked was killed
 
+    def _keep(self, call: Call, status: int) -> None:
+        with self._lock:
+            self.calls.append(replace(call, ended=time.monotonic(), status=status))
 
-def _completion(text: str) -> dict[str, Any]:
+
+def completion(text: str) -> dict[str, Any]:
     return {
         "id": "chatcmpl-stub",
         "object": "chat.completion",

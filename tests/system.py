@@ -12,12 +12,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from chatbot.store import COUNTS
 from tests.servers import PYTHON, ROOT, Process, RabbitMQ, Redis, accepts, free_port, wait_until
 from tests.stub_llm import StubLLM
 
@@ -91,8 +92,9 @@ class System:
     """Web, workers, sender and beat on a given broker and store."""
 
     def __init__(
-        self, folder: Path, rabbitmq: RabbitMQ, redis: Redis, llm: StubLLM | None, *, redis_db: int = 0, **settings: Any
-    ) -> None:
+        self, folder: Path, rabbitmq: RabbitMQ, redis: Redis, llm: StubLLM | None, *, redis_db: int = 0,
+        env_of: Callable[[str], dict[str, str]] = lambda _: {}, **settings: Any,
+    ) -> None:  # fmt: skip
         self.folder, self.rabbitmq, self.redis, self.llm = folder, rabbitmq, redis, llm
         self.vhost = rabbitmq.add_vhost()
         self.port = free_port()
@@ -115,6 +117,7 @@ class System:
             **model,
             **{f"CHATBOT_{name.upper()}": str(value) for name, value in settings.items()},
         }
+        self._env_of = env_of
         self.processes: dict[str, Process] = {}
         self._client = httpx.Client(timeout=30)
 
@@ -133,7 +136,9 @@ class System:
         for name in names:
             command = PROCFILE[name.split(".")[0]].replace("/tmp/", f"{self.folder}/")
             log = self.folder / f"{name}.log"
-            self.processes[name] = Process(["sh", "-c", f"exec {command}"], log=log, env=self.env).start()
+            self.processes[name] = Process(
+                ["sh", "-c", f"exec {command}"], log=log, env={**self.env, **self._env_of(name)}
+            ).start()
         for name in names:
             kind = name.split(".")[0]
             if kind in {"worker", "sender"}:
@@ -145,7 +150,7 @@ class System:
     def _ready(self, name: str) -> bool:
         process = self.processes[name]
         assert process.alive, process.output()[-3000:]
-        return " ready." in process.output()
+        return " ready." in process.output(since_start=True)
 
     def healthy(self) -> bool:
         """Return whether the web process answers."""
@@ -172,6 +177,13 @@ class System:
         """Return a user's replies once there are ``count`` of them."""
         wait_until(lambda: len(self.replies(user)) >= count, seconds=seconds, what=f"{count} replies to {user}")
         return self.replies(user)
+
+    def store_counts(self) -> dict[str, int]:
+        """Return what the system itself counted."""
+        import redis
+
+        with redis.Redis.from_url(self.env["CHATBOT_REDIS_URL"], decode_responses=True) as client:
+            return {event: int(times) for event, times in client.hgetall(COUNTS).items()}
 
     def user_queues(self) -> dict[str, tuple[int, int]]:
         """Return the queues of users: name → (messages, consumers)."""

@@ -2,7 +2,7 @@
 -- While another message's turn is under way, this one waits: a broker that hands a queue
 -- from one consumer to the next may deliver the next message beside an unfinished one.
 -- KEYS conversation, history, turn of this message, sessions
--- ARGV message id, history length, user, now, claim lasts until
+-- ARGV message id, history length, user, now, claim lasts until, run (the same one may ask again)
 -- Returns {'answered', turn} | {'wait'}
 --      | {'begun', claim, turns committed, attempts at this message, times given back, history}
 local answered = redis.call('GET', KEYS[3])
@@ -18,8 +18,13 @@ if current ~= ARGV[1] then
   redis.call('HSET', KEYS[1], 'message', ARGV[1], 'attempts', 0, 'waits', 0)
 end
 redis.call('HSET', KEYS[1], 'claim_until', ARGV[5])
-local claim = redis.call('HINCRBY', KEYS[1], 'claim', 1)
-local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+if redis.call('HGET', KEYS[1], 'run') ~= ARGV[6] then
+  redis.call('HSET', KEYS[1], 'run', ARGV[6])
+  redis.call('HINCRBY', KEYS[1], 'claim', 1)
+  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+end
+local claim = tonumber(redis.call('HGET', KEYS[1], 'claim'))
+local attempts = tonumber(redis.call('HGET', KEYS[1], 'attempts'))
 local turns = tonumber(redis.call('HGET', KEYS[1], 'turns') or '0')
 local waits = tonumber(redis.call('HGET', KEYS[1], 'waits') or '0')
 local history = {}

@@ -7,7 +7,7 @@ if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1]
   return 0
 end
 redis.call('HSET', KEYS[1], 'turns', ARGV[2])
-redis.call('HDEL', KEYS[1], 'message', 'attempts', 'waits', 'claim_until')
+redis.call('HDEL', KEYS[1], 'message', 'attempts', 'waits', 'run', 'claim_until')
 redis.call('RPUSH', KEYS[2], ARGV[3])
 redis.call('LTRIM', KEYS[2], -tonumber(ARGV[4]), -1)
 redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[6])

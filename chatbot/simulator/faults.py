@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-KINDS = frozenset({"error", "timeout", "drop_answer", "duplicate_status", "no_status"})
+KINDS = frozenset({"error", "timeout", "drop_answer", "drop_all", "duplicate_status", "no_status"})
 LONGEST_DELAY = 60.0
 
 
@@ -19,8 +19,8 @@ class Fault:
 
     ``error`` answers ``status`` with Meta's error ``code`` after ``delay`` seconds, and
     ``retry_after`` as a header; ``timeout`` does the same after a long ``delay``;
-    ``drop_answer`` accepts the message and cuts the connection; ``duplicate_status``
-    posts every status twice, ``no_status`` none.
+    ``drop_answer`` accepts the message and cuts the connection, ``drop_all`` posts no
+    status either; ``duplicate_status`` posts every status twice, ``no_status`` none.
     """
 
     kind: str

@@ -215,7 +215,7 @@ def _text(simulator: Simulator, text: graph.Text) -> Response:
     )
     if fault is not None:
         simulator.wait(fault.delay)
-        if fault.kind == "drop_answer":
+        if fault.kind in ("drop_answer", "drop_all"):
             return _hang_up()
     return jsonify(text.accepted(message_id))
 

@@ -49,7 +49,7 @@ class Simulator:
     def accept(self, text: graph.Text, fault: Fault | None = None) -> str:
         """Take a text of the business to its person; return its new id."""
         message_id = new_id()
-        silent = fault is not None and fault.kind == "no_status"
+        silent = fault is not None and fault.kind in ("no_status", "drop_all")
         copies = 2 if fault is not None and fault.kind == "duplicate_status" else 1
         seen = self.state.send(
             message_id=message_id, user=text.to, text=text.body, callback=text.callback, silent=silent

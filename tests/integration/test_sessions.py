@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
+from amqp.exceptions import MessageNacked
 
-from chatbot import embedded, topology
+from chatbot import embedded, subscriptions, topology
 from chatbot.app import Chatbot
+from chatbot.breaker import Breaker
 from chatbot.config import Settings
+from chatbot.errors import CircuitOpen
 from chatbot.messages import Message
 from chatbot.router import Router
 from chatbot.subscriptions import Subscriptions
@@ -133,8 +140,8 @@ def test_a_message_between_the_routers_look_and_its_publish_is_answered(rabbitmq
     class Slow(Router):
         raced = 0
 
-        def _open(self, publisher, queue, as_it_is, deadline):
-            super()._open(publisher, queue, as_it_is, deadline)
+        def _open(self, publisher, queue, as_it_is, deadline, *, again):
+            super()._open(publisher, queue, as_it_is, deadline, again=again)
             if not self.raced:
                 self.raced = 1
                 close_all(bot)
@@ -154,16 +161,17 @@ def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
     raced = []
 
     class Racing(Subscriptions):
-        def _delete(self, queue):
+        def _let_go(self, session):
+            let_go = super()._let_go(session)
             if not raced:
-                raced.append(queue)
+                raced.append(session.queue)
                 with bot.celery.connection_for_write() as connection:
                     producer = bot.celery.amqp.Producer(connection)
                     bot.celery.send_task(
                         "chatbot.answer", ("ana", "bem na hora"), {"id": "raced"}, producer=producer,
-                        exchange="chat", routing_key=queue,
+                        exchange="chat", routing_key=session.queue,
                     )  # fmt: skip
-            return super()._delete(queue)
+            return let_go
 
     with serving(bot, Racing):
         say(bot, "oi")
@@ -171,6 +179,106 @@ def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
         close_all(bot)
         wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"])
     assert raced == ["chat.ana"]
+
+
+def test_messages_that_meet_the_closing_of_their_session_are_all_answered(rabbitmq, bot):
+    """Sessions are closed as fast as they open, while 20 people write."""
+    over = threading.Event()
+
+    def close_for_ever():
+        while not over.is_set():
+            close_idle(bot, 0)
+            over.wait(0.02)
+
+    with serving(bot):
+        closing = threading.Thread(target=close_for_ever)
+        closing.start()
+        with ThreadPoolExecutor(10) as pool:
+            list(pool.map(lambda n: [say(bot, f"m{k}", user=f"u{n}") for k in range(40)], range(20)))
+        for n in range(20):
+            wait_until(lambda n=n: bot.store.history(f"u{n}")[-1].number == 40, what=f"every answer to u{n}")
+            assert [turn.number for turn in bot.store.history(f"u{n}")] == list(range(21, 41))
+        over.set()
+        closing.join()
+
+
+def test_a_refusal_for_a_queue_that_was_just_deleted_is_not_taken_for_a_full_one(rabbitmq, bot):
+    class Refused(Router):
+        refusals = 2
+
+        def _publish(self, publisher, *arguments, **options):
+            if self.refusals:
+                self.refusals -= 1
+                raise MessageNacked
+            return super()._publish(publisher, *arguments, **options)
+
+    with serving(bot):
+        router = Refused(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+        router.route(Message(user="ana", id="nacked", text="oi"))
+        router.close()
+        wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_a_worker_at_its_cap_makes_room_for_new_users(rabbitmq, redis_server):
+    """The least recently active idle session goes first; a busy one never does."""
+    bot = chatbot(rabbitmq, redis_server, max_sessions=3)
+    bot.store._redis.flushdb()
+    with serving(bot):
+        for user in ("a", "b", "c"):
+            say(bot, "oi", user=user)
+            wait_until(lambda user=user: replies(bot, user) == ["1: oi"])
+        bot.agent.go.clear()
+        say(bot, "de novo", user="a")  # the oldest is busy now
+        wait_until(lambda: len(bot.agent.seen) == 4)
+        say(bot, "oi", user="d")
+        wait_until(lambda: len(bot.agent.seen) == 5, what="room for one more")
+        assert set(bot.sessions.live()) == {"a", "c", "d"}
+        assert "chat.b" not in rabbitmq.queues()
+        bot.agent.go.set()
+        wait_until(lambda: replies(bot, "d") == ["1: oi"] and len(replies(bot, "a")) == 2)
+    bot.close()
+
+
+def test_a_worker_at_its_cap_leaves_new_users_to_others(tmp_path, rabbitmq, redis_server):
+    with System(tmp_path, rabbitmq, redis_server, None, redis_db=6, llm_model="offline", max_sessions=5) as system:
+        system.start("worker.1", "worker.2")
+        bot = Chatbot(Settings(_env_file=None, broker_url=system.env["CHATBOT_BROKER_URL"], redis_url=redis_server.url))
+        for n in range(10):
+            bot.router.request_subscriber(f"chat.u{n}")
+        wait_until(lambda: len(system.user_queues()) == 10, what="every session open")
+        served = Counter(state["worker"] for state in bot.sessions.live().values())
+        assert sorted(served.values()) == [5, 5]
+        close_idle(bot, 0)
+        wait_until(lambda: not system.user_queues(), what="idle queues gone")
+        bot.close()
+
+
+def test_a_message_given_back_pauses_without_a_thread_and_longer_each_time(rabbitmq, bot, monkeypatch):
+    """Eight threads, twenty users whose turns cannot be taken: a further user is answered all the same."""
+    monkeypatch.setattr(subscriptions, "PUT_BACK_SECONDS", (0.2, 10.0))
+    seen = defaultdict(list)
+
+    class Down(Echo):
+        def reply(self, message, history):
+            seen[message.user].append(time.monotonic())
+            if message.user != "ana":
+                raise CircuitOpen("down")
+            return super().reply(message, history)
+
+    bot.agent = Down()
+    bot.conversation._breaker = Breaker(failures=10_000, rest=1)
+    with serving(bot):
+        for n in range(20):
+            say(bot, "oi", user=f"u{n}")
+        wait_until(lambda: all(len(seen[f"u{n}"]) >= 4 for n in range(20)), what="each tried again")
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        for times in list(seen.values()):
+            pauses = [after - before for before, after in pairwise(times[:4])]
+            assert all(pause >= 0.5 * 0.2 * 2**n for n, pause in enumerate(pauses))
+        bot.agent = Echo()
+        for n in range(20):
+            wait_until(lambda n=n: replies(bot, f"u{n}") == ["1: oi"], what="answered once the model is back")
 
 
 def test_two_requests_make_one_subscription(rabbitmq, bot):

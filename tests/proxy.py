@@ -1,0 +1,79 @@
+"""A TCP proxy of the tests: its connections can be cut and stalled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Self
+
+from tests.servers import free_port
+
+
+class TcpProxy:
+    """Passes bytes on from ``port`` of the loopback to ``target`` until told otherwise."""
+
+    def __init__(self, target: int) -> None:
+        self.port, self._target = free_port(), target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._flows: asyncio.Event
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._serve())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def cut(self) -> None:
+        """Break every connection; new ones are taken."""
+        self._run(self._cut())
+
+    def stall(self) -> None:
+        """Pass nothing on, and let nobody know, until ``flow``."""
+        self._loop.call_soon_threadsafe(self._flows.clear)
+
+    def flow(self) -> None:
+        """Pass on what was held back."""
+        self._loop.call_soon_threadsafe(self._flows.set)
+
+    def _run(self, coroutine) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _serve(self) -> None:
+        self._flows = asyncio.Event()
+        self._flows.set()
+        await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+
+    async def _cut(self) -> None:
+        for writer in list(self._connections):
+            writer.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        ends = {writer, there_writer}
+        self._connections |= ends
+        try:
+            await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+        except OSError:
+            pass
+        finally:
+            self._connections -= ends
+            for end in ends:
+                end.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await self._flows.wait()
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
