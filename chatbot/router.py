@@ -21,7 +21,7 @@ from celery import Celery
 from celery.result import AsyncResult
 from kombu import Producer
 from kombu.common import maybe_declare
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
 from chatbot import topology
@@ -242,7 +242,10 @@ class Router:
 
     @contextmanager
     def _publisher(self, deadline: float) -> Iterator[_Publisher]:
-        publisher = self._pool.acquire(block=True, timeout=self._remaining(deadline))
+        try:
+            publisher = self._pool.acquire(block=True, timeout=self._remaining(deadline))
+        except LimitExceeded as err:
+            raise BrokerUnavailable("every connection to the broker is in use") from err
         try:
             for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
                 maybe_declare(queue, publisher.channel)  # once a connection

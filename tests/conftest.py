@@ -16,6 +16,11 @@ for name in [name for name in os.environ if name.startswith("CHATBOT_") and name
 os.environ.pop("OPENAI_API_KEY", None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many sessions ``test_churn`` opens and closes."""
+    parser.addoption("--churn", type=int, default=1500)
+
+
 def _missing(what: str) -> None:
     """Skip on a laptop, fail where everything must be there."""
     if os.environ.get("CI"):
