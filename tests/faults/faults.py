@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -49,7 +48,6 @@ class Faults:
     dice: random.Random
     happened: list[Happened] = field(default_factory=list)
     ready: set[str] = field(default_factory=set)
-    poisoned: Counter[str] = field(default_factory=Counter)
     on_answer: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -162,7 +160,8 @@ class Faults:
 
     def _misbehave(self, call: Call):
         if "VENENO" in call.asked:
-            self.poisoned[call.asked] += 1
+            now = time.monotonic()
+            self.happened.append(Happened("worker_poison", call.asker, now, now))
             self._end(call.asker, "kill")
             raise HangUp
         match self._llm_mode:
