@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import code
 import contextlib
+import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from chatbot.errors import BrokerUnavailable, ChatbotError
+
+if TYPE_CHECKING:
+    from chatbot.ops.dead_letters import Held
+
+#: A person who is asked whether to drop letters is named so many of them.
+SHOWN_BEFORE_DROP = 20
 
 
 @click.group()
@@ -37,12 +48,14 @@ def shell() -> None:
         "chat": tasks["chatbot.chat"],
         "sessions": tasks["chatbot.sessions"],
         "history": tasks["chatbot.history"],
+        "counts": tasks["chatbot.counts"],
     }
     banner = (
         'chat("maria", "Oi")          say something and wait for the reply\n'
         'answer.delay("maria", "Oi")  say something and go on\n'
         "sessions()                   who is being served\n"
-        'history("maria")             what was said'
+        'history("maria")             what was said\n'
+        "counts()                     what should stay rare, and how often it happened"
     )
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives the prompt history and editing
@@ -68,6 +81,155 @@ def show_settings() -> None:
     from chatbot.config import table
 
     click.echo(table())
+
+
+# -- dead letters ----------------------------------------------------------------
+
+
+@main.group()
+def dead() -> None:
+    """Look at the dead letters, send them back on their way, or drop them.
+
+    Exits with 1 when something that was asked for was not done.
+    """
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say what went wrong on purpose in one line and exit with 1."""
+    try:
+        yield
+    except BrokerUnavailable as err:
+        raise click.ClickException(
+            f"{err}; is RabbitMQ running, and is CHATBOT_BROKER_URL right? `chatbot doctor` checks them"
+        ) from err
+    except ChatbotError as err:
+        raise click.ClickException(str(err)) from err
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--reason", help="Only letters whose reason contains this.")(command)
+    return click.option("--user", help="Only letters of this user.")(command)
+
+
+def _chosen(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--all", "everything", is_flag=True, help="All letters that match.")(_filters(command))
+    return click.argument("ids", nargs=-1)(command)
+
+
+def _check_choice(ids: tuple[str, ...], *, everything: bool, filters: tuple[str | None, ...]) -> None:
+    if bool(ids) == everything:
+        raise click.UsageError("name letters by their ids, or say --all")
+    if ids and any(filters):
+        raise click.UsageError("--user and --reason go with --all")
+
+
+def _count(letters: Sequence[object]) -> str:
+    return "1 dead letter" if len(letters) == 1 else f"{len(letters)} dead letters"
+
+
+def _say_if_more(held: Held) -> None:
+    if held.more:
+        click.echo(f"Only the oldest {len(held.letters)} were looked at; {held.more} more wait behind them.", err=True)
+
+
+@dead.command(name="list")
+@_filters
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show the oldest so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_letters(*, user: str | None, reason: str | None, limit: int, as_json: bool) -> None:
+    """List the dead letters, oldest first, without what people wrote."""
+    from chatbot.app import from_environment
+    from chatbot.ops import dead_letters
+
+    with _told(), dead_letters.hold(from_environment()) as held:
+        found = dead_letters.choose(held, user=user, reason=reason)
+    shown = found[:limit]
+    if as_json:
+        for letter in shown:
+            click.echo(json.dumps(letter.to_dict()))
+    elif shown:
+        click.echo("\n".join(dead_letters.table(shown)))
+    if not held.letters:
+        says = "There are no dead letters."
+    elif not found:
+        says = f"None of the {len(held.letters)} dead letters matches."
+    elif len(shown) < len(found):
+        says = f"{len(shown)} of {len(found)} dead letters; --limit shows more."
+    else:
+        says = f"{_count(found)}."
+    click.echo(says, err=as_json)
+    _say_if_more(held)
+
+
+@dead.command()
+@click.argument("letter_id", metavar="ID")
+def show(letter_id: str) -> None:
+    """Show everything of one letter, what the person wrote included."""
+    from chatbot.app import from_environment
+    from chatbot.ops import dead_letters
+
+    with _told(), dead_letters.hold(from_environment()) as held:
+        found = dead_letters.choose(held, ids=[letter_id])
+    click.echo("\n\n".join(dead_letters.page(letter) for letter in found))
+
+
+@dead.command()
+@_chosen
+def replay(*, ids: tuple[str, ...], everything: bool, user: str | None, reason: str | None) -> None:
+    """Send letters back on their way: a message gets a turn of its own, once.
+
+    A letter is taken out of the dead letters when the broker has its replay, never before.
+    """
+    from chatbot.app import from_environment
+    from chatbot.ops import dead_letters
+
+    _check_choice(ids, everything=everything, filters=(user, reason))
+    bot = from_environment()
+    with _told(), dead_letters.hold(bot) as held:
+        chosen = dead_letters.choose(held, ids=ids, user=user, reason=reason)
+        replayed = 0
+        try:
+            for outcome in dead_letters.replay(held, chosen, bot.router):
+                replayed += not outcome.left
+                became = f"left      {{}}: {outcome.left}" if outcome.left else "replayed  {}"
+                click.echo(became.format(dead_letters.label(outcome.letter)))
+        finally:
+            click.echo(f"{replayed} replayed, {len(chosen) - replayed} left.")
+    _say_if_more(held)
+    if replayed < len(chosen):
+        sys.exit(1)
+
+
+@dead.command()
+@_chosen
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def drop(*, ids: tuple[str, ...], everything: bool, user: str | None, reason: str | None, yes: bool) -> None:
+    """Drop letters for good, after asking."""
+    from chatbot.app import from_environment
+    from chatbot.ops import dead_letters
+
+    _check_choice(ids, everything=everything, filters=(user, reason))
+    bot = from_environment()
+    with _told(), dead_letters.hold(bot) as held:
+        chosen = dead_letters.choose(held, ids=ids, user=user, reason=reason)
+    _say_if_more(held)
+    if not chosen:
+        click.echo("There is nothing to drop.")
+        return
+    if not yes:
+        # Nothing is held while a person thinks.
+        for letter in chosen[:SHOWN_BEFORE_DROP]:
+            click.echo(dead_letters.label(letter))
+        if len(chosen) > SHOWN_BEFORE_DROP:
+            click.echo(f"… and {len(chosen) - SHOWN_BEFORE_DROP} more")
+        click.confirm(f"Drop {_count(chosen)} for good?", abort=True)
+    with _told(), dead_letters.hold(bot) as held:
+        dropped = dead_letters.drop(held, [letter.id for letter in chosen])
+    click.echo(f"{dropped} dropped.")
+    if dropped < len(chosen):
+        click.echo(f"{len(chosen) - dropped} were gone meanwhile, or are held by another command.", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ def sessions(self: Any) -> dict[str, dict[str, object]]:
     return live
 
 
+@shared_task(name="chatbot.counts", bind=True)
+def counts(self: Any) -> dict[str, int]:
+    """Return what was counted: sends repeated blindly, notices asked for by reason."""
+    counted: dict[str, int] = self.app.chatbot.store.counts()
+    return counted
+
+
 @shared_task(name="chatbot.history", bind=True)
 def history(self: Any, user: str) -> list[tuple[str, str]]:
     """Return what ``user`` said and heard, oldest first."""

@@ -69,7 +69,9 @@ def dead(url, monkeypatch):
         }  # fmt: skip
         app.from_environment.cache_clear()
         env = {f"CHATBOT_{name.upper()}": str(value) for name, value in values.items()}
-        result = CliRunner(env=env).invoke(main, ["dead", *arguments], input=answer)
+        with monkeypatch.context() as patch:
+            patch.setattr("celery.Celery.set_default", lambda _: None)  # a worker of this process keeps its own app
+            result = CliRunner(env=env).invoke(main, ["dead", *arguments], input=answer)
         if app.from_environment.cache_info().currsize:
             app.from_environment().close()
             app.from_environment.cache_clear()
@@ -138,8 +140,7 @@ def test_letters_are_listed_oldest_first_without_what_people_wrote(broker, bot, 
     )
     assert lines[2].endswith(r"Transient: 503\nagain\x1b[2J"), "one line, and nothing a terminal would obey"
     assert lines[3:] == ["2 dead letters."]
-    [one, other] = listed(dead)
-    assert one == {
+    assert listed(dead)[0] == {
         "id": lines[1].split()[0], "died_at": None, "sent_at": "2023-11-14T22:13:20Z", "kind": "answer",
         "user": "ana", "message_id": first, "length": len(SECRET), "reason": "Permanent: no", "replayable": True,
     }  # fmt: skip
@@ -277,6 +278,7 @@ def test_an_expired_message_is_answered_after_all(broker, bot, dead, rabbitmq, r
     say(impatient, "velha")
     wait_until(lambda: ready(broker) == 1, what="expired")
     impatient.close()
+    bot.celery.set_default()
     delete(broker, "ana")
     [letter] = listed(dead)
     assert (letter["reason"], letter["user"], letter["kind"]) == ("expired in chat.ana", "ana", "answer")
@@ -437,7 +439,7 @@ deaths = st.lists(st.fixed_dictionaries({"queue": st.text(max_size=5), "reason":
 
 
 @given(
-    st.binary(max_size=30) | json_values.map(lambda v: json.dumps(v).encode()) | calls.map(lambda v: json.dumps(v).encode()),
+    st.binary(max_size=30) | (json_values | calls).map(lambda value: json.dumps(value).encode()),
     st.fixed_dictionaries(
         {},
         optional={
