@@ -20,4 +20,5 @@ if [ ! -e "$root/made" ]; then
     }
     touch "$root/made"
 fi
-CHATBOT_TEST_RABBITMQ_ROOT=$root exec "${PYTEST:-.venv/bin/pytest}" "${@:-tests/integration}"
+[ $# -gt 0 ] || set -- tests/integration tests/faults
+CHATBOT_TEST_RABBITMQ_ROOT=$root exec "${PYTEST:-.venv/bin/pytest}" "$@"

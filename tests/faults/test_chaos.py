@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.faults.chaos import broken, chaos
 
 
+@pytest.mark.timeout(600)  # it gives up by itself before that, and says what is missing
 def test_promises_hold_while_things_break(tmp_path, rabbitmq, redis_server):
     figures = chaos(tmp_path, messages=500, faults=8, seed=3, users=60, poisons=1)
     assert broken(figures) == [], json.dumps(figures, indent=1)
