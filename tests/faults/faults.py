@@ -15,14 +15,12 @@ from tests.system import System
 
 #: What is broken, and how often: kills of workers and senders are what a system lives with.
 WEIGHTS = {
-    "worker_kill": 6, "worker_term": 3, "sender_kill": 4, "sender_term": 2, "web_kill": 2, "web_term": 2,
+    "worker_kill": 10, "worker_term": 3, "sender_kill": 4, "sender_term": 2, "web_kill": 2, "web_term": 2,
     "beat_kill": 1, "broker_kill": 2, "broker_stop": 1, "broker_alarm": 1, "redis_kill": 2, "redis_stop": 1,
     "broker_cut": 3, "broker_stall": 2, "redis_cut": 2, "redis_stall": 2,
     "llm_429": 1, "llm_500": 1, "llm_hang": 1, "llm_refuse": 1, "llm_empty": 1, "llm_garbage": 1,
     "graph_500": 1, "graph_429": 1, "graph_timeout": 2, "graph_drop": 3, "graph_drop_all": 1,
 }  # fmt: skip
-#: Kinds that stop more than one process: no failover is measured across them.
-GENERAL = ("broker_", "redis_", "llm_")
 
 
 @dataclass

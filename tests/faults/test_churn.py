@@ -25,7 +25,7 @@ def test_sessions_leave_nothing_behind(request, rabbitmq, redis_server, bot):  #
 
     def wave(first, count):
         users = [f"churn{n}" for n in range(first, first + count)]
-        list(pool.map(lambda user: bot.router.route(Message(user=user, id=f"m-{user}", text="oi")), users))
+        list(people.map(lambda user: bot.router.route(Message(user=user, id=f"m-{user}", text="oi")), users))
         wait_until(lambda: len(bot.agent.seen) >= first + count, seconds=120, what="every message answered")
         close_all(bot)
         wait_until(lambda: _user_queues(rabbitmq) == [], what="every queue deleted")
@@ -51,13 +51,14 @@ def test_sessions_leave_nothing_behind(request, rabbitmq, redis_server, bot):  #
 
     sessions = request.config.getoption("--churn")
     bot.celery.conf.broker_pool_limit = 16
-    with serving(bot, Watched), ThreadPoolExecutor(8) as pool:
+    with serving(bot, Watched), ThreadPoolExecutor(8) as people:
         wave(0, WAVE)
-        # A pool opens connections as they are needed: all of them now, so that more would be a leak.
-        publishers = [bot.router._pool.acquire(block=True) for _ in range(16)]
-        for publisher in publishers:
-            assert publisher.channel
-            publisher.release()
+        # The pools open connections as they are needed: all of them now, so that more would be a leak.
+        for pool in (bot.router._pool, bot.celery.pool):
+            pooled = [pool.acquire(block=True) for _ in range(16)]
+            for resource in pooled:
+                assert resource.connection if pool is bot.celery.pool else resource.channel
+                resource.release()
         before = left_behind()
         for first in range(WAVE, sessions + WAVE, WAVE):
             wave(first, WAVE)
