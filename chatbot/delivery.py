@@ -147,7 +147,7 @@ class Delivery:
         parts = channel.split(reply)
         for index in range(claimed.parts, len(parts)):
             if index == claimed.parts:
-                if claimed.doubt_since is not None and not self._may_send_again(claimed, claimed.doubt_since):
+                if self._still_in_doubt(claimed):
                     return False
             elif not self._noted(partial(self._store.settle_part, claimed, index, seconds=CLAIM_SECONDS)):
                 return False
@@ -177,6 +177,13 @@ class Delivery:
         log.warning("delivery.sent_again", number=claimed.number)
         self._store.count("unknown_resent")
         return self._store.settle_calling(claimed, seconds=CLAIM_SECONDS)
+
+    def _still_in_doubt(self, claimed: Claimed) -> bool:
+        """Return whether the next part has to wait for its status. Raises ``OutcomeUnknown`` with Redis away."""
+        try:
+            return claimed.doubt_since is not None and not self._may_send_again(claimed, claimed.doubt_since)
+        except Transient as err:
+            raise OutcomeUnknown(f"in doubt before, and still: {err}") from err
 
     def _noted(self, settle: Callable[[], bool]) -> bool:
         """Have it written down what was sent. Raises ``OutcomeUnknown``: what is not written down is in doubt."""

@@ -116,15 +116,6 @@ class Steps:
         return lambda *args, **kwargs: self._step(name, call, *args, **kwargs)
 
 
-class CountingStore(Store):
-    """A store whose own counting is a step as well: ``settle_again`` counts, then writes."""
-
-    step: Callable[..., Any]
-
-    def count(self, event: str) -> None:
-        self.step("count", super().count, event)
-
-
 class Exchange:
     """Where turns publish: keeps what was confirmed."""
 
@@ -183,11 +174,11 @@ MEANWHILE = ("another user", "another sender", "a status", "a message", "a while
 ENDS = ("crash", "crash", "error", "away")
 ANSWER_FAULTS = {
     "begin_turn": ENDS, "mark_read": ("crash", "error"), "reply": (*ENDS, "refusal"), "commit_turn": ENDS,
-    "release_turn": ENDS, "bury": ENDS, "notify": ("crash", "error"), "wake_sender": ENDS, "ack": ("crash",),
+    "release_turn": ENDS, "not_begun": ENDS, "bury": ENDS, "notify": ("crash", "error"), "wake_sender": ENDS, "ack": ("crash",),
 }  # fmt: skip
 DELIVER_FAULTS = {
     "claim_delivery": ENDS, "send": (*ENDS, "silence", "silence", "slow down", "slow down", "refusal"),
-    "settle_part": ENDS, "settle_done": ENDS, "settle_again": ENDS, "settle_later": ENDS, "settle_doubt": ENDS,
+    "settle_part": ENDS, "settle_done": ENDS, "settle_calling": ENDS, "settle_later": ENDS, "settle_doubt": ENDS,
     "count": ENDS, "bury": ENDS, "ack": ("crash",),
 }  # fmt: skip
 #: Where being overtaken matters most: between what a run was told and what it does about it.
@@ -246,8 +237,7 @@ class Promises(RuleBasedStateMachine):
     # -- the processes ----------------------------------------------------------
 
     def _faulty_store(self) -> Any:
-        store = CountingStore(self.client, history_turns=HISTORY_TURNS, retention=10**6, clock=self.clock)
-        store.step = self.step
+        store = Store(self.client, history_turns=HISTORY_TURNS, retention=10**6, clock=self.clock)
         return Steps(store, self.step)
 
     def _start_worker(self) -> Conversation:
@@ -303,11 +293,8 @@ class Promises(RuleBasedStateMachine):
 
     def _error(self, run: Run, fault: Fault) -> Transient:
         if fault.at == "send":
-            # A channel says Transient only where it knows that nothing was sent. A sender that
-            # lost its claim while it called hears nothing definite: ``CLAIM_SECONDS`` outlasts
-            # every call, so only a process that stood still gets here, and its connection is gone.
-            lost = run.claimed and run.claimed.fence != self.newest_fence[run.user]
-            if fault.what == "silence" or fault.when == "after" or lost:
+            # A channel says Transient only where it knows that nothing was sent.
+            if fault.what == "silence" or fault.when == "after":
                 return OutcomeUnknown("no answer")
         if fault.what == "away":
             run.away[fault.at] = self.clock() + AWAY_SECONDS
@@ -355,7 +342,7 @@ class Promises(RuleBasedStateMachine):
 
     # -- what is seen where it takes effect -------------------------------------
 
-    def _done_begin_turn(self, run: Run, begun: Any, message: Message, *, seconds: float) -> None:
+    def _done_begin_turn(self, at: Run, begun: Any, message: Message, /, *, seconds: float, run: str) -> None:
         self.active_at[message.user] = self.clock()
         if begun.answered:
             assert begun.answered == self._turn_of(message), "an answered message has the turn it got"
@@ -363,7 +350,7 @@ class Promises(RuleBasedStateMachine):
         assert self._turn_of(message) is None, "one message, one turn"
         self.newest_claim[message.user] = begun.claim
         self.under_way[message.user] = (message.id, self.clock())
-        run.past = list(self.committed[message.user])
+        at.past = list(self.committed[message.user])
 
     def _done_release_turn(self, run: Run, result: None, begun: Any) -> None:
         if begun.claim == self.newest_claim[run.user]:
@@ -433,7 +420,7 @@ class Promises(RuleBasedStateMachine):
     def _done_settle_part(self, run: Run, kept, claimed: Any, parts: int, *, seconds: float) -> None:
         self._settled(claimed, kept, self.clock() + seconds)
 
-    def _done_settle_again(self, run: Run, kept, claimed: Any, *, seconds: float) -> None:
+    def _done_settle_calling(self, run: Run, kept, claimed: Any, *, seconds: float) -> None:
         self._settled(claimed, kept, self.clock() + seconds)
 
     def _done_settle_later(self, run: Run, kept, claimed: Any, *, pause: float) -> None:
