@@ -181,8 +181,13 @@ class RabbitMQ:
     def close(self) -> None:
         """End it and its port mapper, and remove its data."""
         self._process.kill()
-        subprocess.run([*self._chroot, "epmd", "-kill"], env=self.env, capture_output=True, check=False)
+        wait_until(self._no_port_mapper, seconds=10, what="port mapper gone")
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _no_port_mapper(self) -> bool:
+        # It stays as long as it has not noticed that its node is gone.
+        subprocess.run([*self._chroot, "epmd", "-kill"], env=self.env, capture_output=True, check=False)
+        return not accepts(int(self.env["ERL_EPMD_PORT"]))
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` against this broker and return what it printed."""

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--keep", type=Path, help="folder for logs, kept (by default a temporary one)")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every clean-up
     with ExitStack() as stack:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatbot-chaos-")))
         figures = chaos(

@@ -174,7 +174,8 @@ MEANWHILE = ("another user", "another sender", "a status", "a message", "a while
 ENDS = ("crash", "crash", "error", "away")
 ANSWER_FAULTS = {
     "begin_turn": ENDS, "mark_read": ("crash", "error"), "reply": (*ENDS, "refusal"), "commit_turn": ENDS,
-    "release_turn": ENDS, "not_begun": ENDS, "bury": ENDS, "notify": ("crash", "error"), "wake_sender": ENDS, "ack": ("crash",),
+    "release_turn": ENDS, "not_begun": ENDS,
+    "bury": ENDS, "notify": ("crash", "error"), "wake_sender": ENDS, "ack": ("crash",),
 }  # fmt: skip
 DELIVER_FAULTS = {
     "claim_delivery": ENDS, "send": (*ENDS, "silence", "silence", "slow down", "slow down", "refusal"),
@@ -292,10 +293,9 @@ class Promises(RuleBasedStateMachine):
         self._meanwhile(run, what, fault.then)
 
     def _error(self, run: Run, fault: Fault) -> Transient:
-        if fault.at == "send":
-            # A channel says Transient only where it knows that nothing was sent.
-            if fault.what == "silence" or fault.when == "after":
-                return OutcomeUnknown("no answer")
+        # A channel says Transient only where it knows that nothing was sent.
+        if fault.at == "send" and (fault.what == "silence" or fault.when == "after"):
+            return OutcomeUnknown("no answer")
         if fault.what == "away":
             run.away[fault.at] = self.clock() + AWAY_SECONDS
         run.told_at = None
