@@ -12,7 +12,7 @@ from chatbot.breaker import Breaker
 from chatbot.conversation import MAX_ATTEMPTS, Conversation
 from chatbot.errors import BrokerUnavailable, CircuitOpen, Permanent, StaleTurn, Transient
 from chatbot.messages import Message
-from chatbot.store import Store, connect
+from chatbot.store import Store, TurnUnderWay, connect
 from tests.servers import wait_until
 
 fresh = itertools.count()
@@ -234,3 +234,30 @@ def test_a_broker_that_is_away_for_a_moment_loses_no_reply(conversation, publish
 )
 def test_the_language_is_guessed(text, phone, expected):
     assert language.guess(text, phone) == expected
+
+
+def test_a_suspect_that_waits_to_run_alone_keeps_the_next_message_waiting(conversation, store):
+    for _ in range(MAX_ATTEMPTS - 1):
+        store.begin_turn(said("veneno"), seconds=60)
+    with conversation._floor.shared():
+        turn = threading.Thread(target=conversation.answer, args=(said("veneno"),))
+        turn.start()
+        wait_until(lambda: conversation._floor._waiting == 1)
+        with pytest.raises(TurnUnderWay):
+            store.begin_turn(said("a seguinte"), seconds=60)
+    turn.join(10)
+
+
+def test_a_claim_asked_for_again_because_its_answer_was_lost_is_one_attempt(conversation, agent, published, store):
+    begin, lost = store.begin_turn, [None] * MAX_ATTEMPTS
+
+    def answer_lost(message, **options):
+        begun = begin(message, **options)
+        if lost:
+            lost.pop()
+            raise Transient("Redis answered, and nobody heard")
+        return begun
+
+    store.begin_turn = answer_lost
+    assert conversation.answer(said("oi")).reply == "eco oi"
+    assert published.buried == []

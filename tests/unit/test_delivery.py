@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from chatbot.delivery import Delivery
+from chatbot import delivery as delivery_module
+from chatbot.delivery import CLAIM_SECONDS, Delivery
 from chatbot.errors import OutcomeUnknown, Permanent, Transient
 from chatbot.messages import Message, Status
 from chatbot.store import Store, connect
@@ -212,3 +213,43 @@ def test_a_notice_is_said_once_an_hour_whatever_asks_for_it(store, provider, del
     assert delivery.notify(message, "too_many", "too many") is True
     assert provider.sent == ["wait", "too many"]
     assert store.counts() == {"notice_waiting": 3, "notice_too_many": 1}
+
+
+def _away(*_, **__):
+    raise Transient("Redis cannot be used")
+
+
+def test_redis_away_after_a_part_went_out_leaves_it_in_doubt_and_not_unsent(store, provider, delivery, monkeypatch):
+    commit(store, "a")
+    monkeypatch.setattr(delivery_module, "NOTE_SECONDS", 0.0)
+    for settle in ("settle_done", "settle_doubt"):
+        monkeypatch.setattr(store, settle, _away)
+    with pytest.raises(Transient):
+        delivery.deliver("ana", holder="w1")
+    monkeypatch.undo()
+    delivery.deliver("ana", holder="w1")
+    assert provider.sent == ["a"], "its status may still come"
+
+
+def test_each_try_of_a_part_starts_the_wait_for_its_status_anew(store, provider, delivery, monkeypatch):
+    commit(store, "a")
+    monkeypatch.setattr(delivery, "_sleep", store.move)
+    slow_down = Transient("slow down", retry_after=50)
+    provider.script = [slow_down, slow_down, OutcomeUnknown("no answer")]
+    delivery.deliver("ana", holder="w1")
+    delivery.deliver("ana", holder="w2")
+    assert store.counts() == {}
+
+
+def test_a_sender_that_lost_its_claim_tries_no_further(store, provider, delivery):
+    commit(store, "a")
+
+    def stuck(*_, **__):
+        store.move(CLAIM_SECONDS + 1)
+        provider.send = send
+        assert delivery.deliver("ana", holder="w2") == 1
+        raise Transient("no connection")
+
+    send, provider.send = provider.send, stuck
+    assert delivery.deliver("ana", holder="w1") == 0
+    assert provider.sent == ["a"]
