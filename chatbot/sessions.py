@@ -47,6 +47,8 @@ class Sessions:
         now = self._clock()
         reopened = 0
         with self._celery.connection_for_read() as connection:
+            # An embedded broker counts no consumers, and its workers end with it.
+            embedded = connection.transport.driver_type == "memory"
             for user, active_at in self._store.sessions().items():
                 queue = topology.queue_name(user)
                 try:
@@ -56,7 +58,7 @@ class Sessions:
                     if active_at < now - self._idle_timeout:
                         self._store.end_session(user, unless_active_since=active_at)
                     continue
-                if found.consumer_count == 0:
+                if found.consumer_count == 0 and not embedded:
                     self._router.request_subscriber(queue)
                     reopened += 1
         overdue = self._store.due_outboxes(before=now)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -82,7 +83,7 @@ class Delivered:
     tag: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One run of ``answer`` or ``deliver``, with the faults it has yet to meet."""
 
@@ -91,6 +92,7 @@ class Run:
     waiting: Delivered | None = None  # answer: its message in the queue
     worker: int = -1
     past: list[Turn] = field(default_factory=list)  # answer: what was committed when it began
+    suspect: bool = False  # answer: it was told to run alone
     holder: str = ""  # deliver: its wake-up
     claimed: Any = None
     told_at: float | None = 0.0  # deliver: when it heard last that it may send; ``None``: its last call was in vain
@@ -183,7 +185,10 @@ DELIVER_FAULTS = {
     "count": ENDS, "bury": ENDS, "ack": ("crash",),
 }  # fmt: skip
 #: Where being overtaken matters most: between what a run was told and what it does about it.
-ANSWER_MEANWHILE = (("begin_turn", "reply", "commit_turn"), ("the same message", "the next message", *MEANWHILE))
+ANSWER_MEANWHILE = (
+    ("begin_turn", "not_begun", "reply", "commit_turn"),
+    ("the same message", "the next message", *MEANWHILE),
+)
 DELIVER_MEANWHILE = (("claim_delivery", "send", "settle_part"), ("the same wake-up", "a long while", *MEANWHILE))
 
 
@@ -228,6 +233,7 @@ class Promises(RuleBasedStateMachine):
         self.committed: dict[str, list[Turn]] = {user: [] for user in USERS}
         self.newest_claim: dict[str, int] = {}
         self.under_way: dict[str, tuple[str, float]] = {}  # user → message, since
+        self.unheard_of: dict[str, set[tuple[Run, bool]]] = defaultdict(set)  # message → who began and never ended it
         self.active_at: dict[str, float] = {}
         self.newest_fence: dict[str, int] = {}
         self.held: dict[str, tuple[str, float]] = {}  # user → holder, until
@@ -274,6 +280,8 @@ class Promises(RuleBasedStateMachine):
         done = getattr(self, f"_done_{name}", None)
         if done:
             done(run, result, *args, **kwargs)
+        elif name.startswith("settle_"):
+            self._settled(result, *args, **kwargs)
         if name != "send":
             run.told_at = self.clock()
         if fault and fault.when == "after" and fault.what != "refusal":
@@ -348,6 +356,8 @@ class Promises(RuleBasedStateMachine):
             assert begun.answered == self._turn_of(message), "an answered message has the turn it got"
             return
         assert self._turn_of(message) is None, "one message, one turn"
+        self.unheard_of[message.id].add((at, at.suspect))
+        assert begun.attempts == len(self.unheard_of[message.id]), "an attempt is a run never heard of again, or this"
         self.newest_claim[message.user] = begun.claim
         self.under_way[message.user] = (message.id, self.clock())
         at.past = list(self.committed[message.user])
@@ -355,6 +365,12 @@ class Promises(RuleBasedStateMachine):
     def _done_release_turn(self, run: Run, result: None, begun: Any) -> None:
         if begun.claim == self.newest_claim[run.user]:
             self.under_way.pop(run.user, None)
+            self.unheard_of[begun.message.id].discard((run, run.suspect))
+
+    def _done_not_begun(self, run: Run, result: None, begun: Any) -> None:
+        run.suspect = True
+        if begun.claim == self.newest_claim[run.user]:
+            self.unheard_of[begun.message.id].discard((run, False))
 
     def _asked_reply(self, run: Run, message: Message, history: tuple[Turn, ...]) -> None:
         assert message == run.waiting.message
@@ -417,25 +433,10 @@ class Promises(RuleBasedStateMachine):
         if event == "unknown_resent":
             self.resent[run.user, run.claimed.number, run.claimed.parts] += 1
 
-    def _done_settle_part(self, run: Run, kept, claimed: Any, parts: int, *, seconds: float) -> None:
-        self._settled(claimed, kept, self.clock() + seconds)
-
-    def _done_settle_calling(self, run: Run, kept, claimed: Any, *, seconds: float) -> None:
-        self._settled(claimed, kept, self.clock() + seconds)
-
-    def _done_settle_later(self, run: Run, kept, claimed: Any, *, pause: float) -> None:
-        self._settled(claimed, kept, 0.0)
-
-    def _done_settle_doubt(self, run: Run, kept, claimed: Any, *, pause: float) -> None:
-        self._settled(claimed, kept, 0.0)
-
-    def _done_settle_done(self, run: Run, kept, claimed: Any) -> None:
+    def _settled(self, kept: bool, claimed: Any, *_: int, seconds: float = 0.0, pause: float | None = None) -> None:
         assert kept == (claimed.fence == self.newest_fence[claimed.user]), "only the newest claim settles anything"
-
-    def _settled(self, claimed: Any, kept, until: float) -> None:
-        assert kept == (claimed.fence == self.newest_fence[claimed.user]), "only the newest claim settles anything"
-        if kept:
-            self.held[claimed.user] = (self.held[claimed.user][0], until)
+        if kept and (seconds or pause is not None):
+            self.held[claimed.user] = (self.held[claimed.user][0], self.clock() + seconds)
 
     def _turn_of(self, message: Message) -> Turn | None:
         return next((turn for turn in self.committed[message.user] if turn.message.id == message.id), None)
@@ -447,6 +448,14 @@ class Promises(RuleBasedStateMachine):
         self.arrived[user].append(message)
         self.queue[user].append(Delivered(message))
 
+    @contextmanager
+    def _running(self, run: Run) -> Iterator[None]:
+        self.runs.append(run)
+        try:
+            yield
+        finally:
+            self.runs.remove(run)
+
     def _answer(self, waiting: Delivered, plan: tuple[Fault, ...] = ()) -> bool:
         """Have a free worker take a message; return whether it was used up."""
         busy = {run.worker for run in self.runs}
@@ -455,12 +464,11 @@ class Promises(RuleBasedStateMachine):
             return False
         waiting.tag += 1
         tag, user = waiting.tag, waiting.message.user
-        run = Run(user, list(plan), waiting=waiting, worker=worker)
-        self.runs.append(run)
         try:
-            turn = self.workers[worker].answer(waiting.message)
-            assert turn == self._turn_of(waiting.message)
-            self.step("ack", lambda: None)
+            with self._running(Run(user, list(plan), waiting=waiting, worker=worker)):
+                turn = self.workers[worker].answer(waiting.message)
+                assert turn == self._turn_of(waiting.message)
+                self.step("ack", lambda: None)
         except Crash:
             self.workers[worker] = self._start_worker()
         except Transient:
@@ -469,21 +477,16 @@ class Promises(RuleBasedStateMachine):
             if waiting.tag == tag and waiting in self.queue[user]:  # else its delivery went to another
                 self.queue[user].remove(waiting)
             return True
-        finally:
-            self.runs.remove(run)
         return False
 
     def _deliver(self, user: str, holder: str, plan: tuple[Fault, ...] = ()) -> bool:
         """Have a sender follow a wake-up; return whether that is used up."""
-        run = Run(user, list(plan), holder=holder)
-        self.runs.append(run)
         try:
-            self._start_sender().deliver(user, holder=holder)
-            self.step("ack", lambda: None)
+            with self._running(Run(user, list(plan), holder=holder)):
+                self._start_sender().deliver(user, holder=holder)
+                self.step("ack", lambda: None)
         except (Crash, Transient):
             return False
-        finally:
-            self.runs.remove(run)
         return True
 
     def _follow(self, user: str, holder: str, plan: tuple[Fault, ...] = ()) -> None:
@@ -493,15 +496,11 @@ class Promises(RuleBasedStateMachine):
     def _report(self, key: tuple[str, int, int]) -> None:
         """A status webhook comes for something the provider has; as the task does, it sends on."""
         user, number, part = key
-        run = Run(user, [], holder=f"status-{next(self.fresh)}")
-        self.runs.append(run)
-        try:
+        with self._running(Run(user, [])):
             told = self._start_sender().report(Status("wamid.x", "sent", callback=f"{user}:{number}:{part}"))
-        finally:
-            self.runs.remove(run)
         assert told in {user, None}
         if told:
-            self.exchange.wake_ups[user].append(run.holder)
+            self.exchange.wake_sender(user, number)
 
     def _report_all(self, user: str) -> None:
         for key in sorted(key for key in self.provider.texts if key[0] == user):
@@ -525,16 +524,18 @@ class Promises(RuleBasedStateMachine):
 
     @rule(
         user=users,
-        at=st.sampled_from((("begin_turn", "after"), ("reply", "after"), ("commit_turn", "before"))),
+        ended=st.sampled_from((0, 0, 2, 3)),
+        at=st.sampled_from((("begin_turn", "after"), ("not_begun", "after"), ("commit_turn", "before"))),
         what=st.sampled_from(("the same message", "the next message")),
         then=plans(ANSWER_FAULTS, 1),
         plan=plans(ANSWER_FAULTS, 0),
     )
-    def a_turn_has_company(self, user, at, what, then, plan):
-        """A queue goes from one worker to another while a turn is under way."""
-        while len(self.queue[user]) < 2:
-            self._write(user)
-        self._answer(self.queue[user][0], (Fault(*at, what, then), *plan))
+    def a_turn_has_company(self, user, ended, at, what, then, plan):
+        """A queue goes from one worker to another while a turn is under way, maybe that of a suspect."""
+        for faults in [*[(Fault("commit_turn", "before", "crash"),)] * ended, (Fault(*at, what, then), *plan)]:
+            while len(self.queue[user]) < 2:
+                self._write(user)
+            self._answer(self.queue[user][0], faults)
 
     @rule(user=users, plan=deliveries, pick=picks)
     def a_sender_is_woken(self, user, plan, pick):
@@ -579,12 +580,8 @@ class Promises(RuleBasedStateMachine):
     @rule()
     def a_notice_is_told(self):
         message, what, text = self.exchange.notices.pop()
-        run = Run(message.user, [])
-        self.runs.append(run)
-        try:
+        with self._running(Run(message.user, [])):
             self._start_sender().notify(message, what, text)
-        finally:
-            self.runs.remove(run)
 
     @rule(user=users, meanwhile=st.booleans(), plan=plans(ANSWER_FAULTS, 0))
     def an_idle_session_closes(self, user, meanwhile, plan):
@@ -706,8 +703,8 @@ def _quiet():
 #: Length of an example, how many on fakeredis and on a real Redis, and what Hypothesis does. What
 #: short examples find shrinks in seconds; long ones go where the short ones cannot, and shrink for minutes.
 LENGTHS = {
-    "short": (7, 600, 150, (Phase.generate, Phase.shrink)),
-    "long": (40, 150, 30, (Phase.generate,)),
+    "short": (7, 400, 100, (Phase.generate, Phase.shrink)),
+    "long": (40, 100, 20, (Phase.generate,)),
 }
 
 

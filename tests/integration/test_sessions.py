@@ -181,6 +181,20 @@ def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
     assert raced == ["chat.ana"]
 
 
+def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, bot, monkeypatch):
+    """RabbitMQ confirms, and loses, what reaches a queue that is being deleted."""
+    monkeypatch.setattr(subscriptions, "UNBOUND_SECONDS", 6.0)
+    with serving(bot):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        close_idle(bot, 0)
+        wait_until(lambda: "chat\texchange\tchat.ana" not in rabbitmq.ctl("list_bindings"), what="unbound")
+        assert rabbitmq.queues()["chat.ana"] == (0, 0)
+        say(bot, "de novo")
+        wait_until(lambda: replies(bot) == ["1: oi", "2: de novo"], what="the session opened anew")
+        monkeypatch.setattr(subscriptions, "UNBOUND_SECONDS", 0.1)
+
+
 def test_messages_that_meet_the_closing_of_their_session_are_all_answered(rabbitmq, bot):
     """Sessions are closed as fast as they open, while 20 people write."""
     over = threading.Event()
