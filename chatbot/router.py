@@ -157,7 +157,7 @@ class Router:
         for tried in range(_TRIES):
             try:
                 with self.exclusive:
-                    self._open(publisher, queue, as_it_is, deadline, again=tried > 0)
+                    opened = self._open(publisher, queue, as_it_is, deadline, again=tried > 0)
                     result = self._publish(
                         publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
                         exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
@@ -170,13 +170,18 @@ class Router:
                     raise QueueFull("the user's queue is full") from err
                 continue
             if not publisher.returned:
+                if opened:
+                    # Whoever was closing the session may have deleted the queue under the message,
+                    # which RabbitMQ confirms all the same. Not there: published once more.
+                    publisher.channel.queue_declare(queue, passive=True)
                 return result
             # The session was closed in between: open it again.
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
     def _open(
         self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float, *, again: bool
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
+        """Make sure that a queue is there, bound, and asked for; return whether it had to be opened."""
         try:
             consumers = declare_user_queue(
                 publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=again
@@ -188,6 +193,7 @@ class Router:
             # Asked for *before* the message is published: whoever crashes here leaves
             # an empty session, which is closed when idle.
             self._request(publisher, queue, deadline)
+        return again or consumers == 0
 
     def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:
         publisher.publish(

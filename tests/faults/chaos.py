@@ -42,7 +42,7 @@ FAILOVER_LIMIT = 10.0
 #: When everything is mended, every message must have its reply this much later.
 DRAIN_SECONDS = 300.0
 #: Seconds for which a mended fault still disturbs a failover: a worker takes its time to start.
-AFTERMATH = {"worker": 15.0, "broker": 5.0, "redis": 3.0, "llm": 3.0}
+AFTERMATH = {"worker": 15.0, "broker": 20.0, "redis": 3.0, "llm": 3.0}
 #: Broken promises: each must be zero.
 ZEROS = (
     "lost", "duplicated", "disordered", "overlapped", "leaked_context", "missing_context", "not_kept", "leftovers",

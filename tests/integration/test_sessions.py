@@ -141,10 +141,11 @@ def test_a_message_between_the_routers_look_and_its_publish_is_answered(rabbitmq
         raced = 0
 
         def _open(self, publisher, queue, as_it_is, deadline, *, again):
-            super()._open(publisher, queue, as_it_is, deadline, again=again)
+            opened = super()._open(publisher, queue, as_it_is, deadline, again=again)
             if not self.raced:
                 self.raced = 1
                 close_all(bot)
+            return opened
 
     with serving(bot):
         say(bot, "oi")
@@ -230,6 +231,26 @@ def test_a_refusal_for_a_queue_that_was_just_deleted_is_not_taken_for_a_full_one
         router = Refused(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
         router.route(Message(user="ana", id="nacked", text="oi"))
         router.close()
+        wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_a_message_whose_queue_is_deleted_under_it_is_published_again(rabbitmq, bot):
+    """A session is being closed while a message opens it anew: the broker confirms, and nobody has the message."""
+
+    class Raced(Router):
+        deleted = False
+
+        def _publish(self, publisher, *arguments, **options):
+            result = super()._publish(publisher, *arguments, **options)
+            if not self.deleted:
+                self.deleted = True
+                rabbitmq.ctl("delete_queue", "chat.ana")
+            return result
+
+    router = Raced(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+    router.route(Message(user="ana", id="raced", text="oi"))
+    router.close()
+    with serving(bot):
         wait_until(lambda: replies(bot) == ["1: oi"])
 
 
