@@ -13,6 +13,7 @@ from collections.abc import Callable
 import structlog
 from amqp.exceptions import NotFound
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import ChannelError
 
 from chatbot import topology
@@ -28,12 +29,14 @@ class Sessions:
     def __init__(
         self, celery: Celery, store: Store, router: Router, *, idle_timeout: float,
         clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._celery = celery
         self._store = store
         self._router = router
         self._idle_timeout = idle_timeout
         self._clock = clock
+        self._sleep = sleep
 
     def close_idle(self) -> None:
         """Have every worker close its sessions that were idle for ``idle_timeout`` seconds.
@@ -45,28 +48,37 @@ class Sessions:
     def rescue(self) -> dict[str, int]:
         """Open again what nobody consumes and deliver what is overdue; return the counts."""
         now = self._clock()
-        reopened = 0
+        orphans: list[str] = []
         with self._celery.connection_for_read() as connection:
             # An embedded broker counts no consumers, and its workers end with it.
             embedded = connection.transport.driver_type == "memory"
             for user, active_at in self._store.sessions().items():
-                queue = topology.queue_name(user)
-                try:
-                    with connection.channel() as amqp_channel:
-                        found = amqp_channel.queue_declare(queue, passive=True)
-                except (NotFound, ChannelError):
-                    if active_at < now - self._idle_timeout:
-                        self._store.end_session(user, unless_active_since=active_at)
-                    continue
-                if found.consumer_count == 0 and not embedded:
-                    self._router.request_subscriber(queue)
-                    reopened += 1
+                consumers = self._consumers(connection, topology.queue_name(user))
+                if consumers is None and active_at < now - self._idle_timeout:
+                    self._store.end_session(user, unless_active_since=active_at)
+                elif consumers == 0 and not embedded:
+                    orphans.append(topology.queue_name(user))
+            if orphans:
+                # A session that is being closed has no consumer either, but not for long.
+                self._sleep(2 * topology.UNBOUND_SECONDS)
+                orphans = [queue for queue in orphans if self._consumers(connection, queue) == 0]
+        for queue in orphans:
+            self._router.request_subscriber(queue)
         overdue = self._store.due_outboxes(before=now)
         for user in overdue:
             self._router.wake_sender(user, 0)
-        if reopened or overdue:
-            log.warning("sessions.rescued", reopened=reopened, outboxes=len(overdue))
-        return {"reopened": reopened, "outboxes": len(overdue)}
+        rescued = {"reopened": len(orphans), "outboxes": len(overdue)}
+        if any(rescued.values()):
+            log.warning("sessions.rescued", **rescued)
+        return rescued
+
+    def _consumers(self, connection: Connection, queue: str) -> int | None:
+        """Return how many consume a queue; ``None`` where there is no such queue."""
+        try:
+            with connection.channel() as amqp_channel:
+                return int(amqp_channel.queue_declare(queue, passive=True).consumer_count)
+        except (NotFound, ChannelError):
+            return None
 
     def live(self) -> dict[str, dict[str, object]]:
         """Return who is being served: user → worker, seconds idle, busy or not."""

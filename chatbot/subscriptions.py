@@ -43,9 +43,6 @@ LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
 #: The first and the longest pause of a message that was given back, before jitter.
 PUT_BACK_SECONDS = (1.0, 15.0)
-#: A queue is deleted this long after it was unbound. RabbitMQ confirms, and loses, what was
-#: routed to a queue and reaches it while it is being deleted.
-UNBOUND_SECONDS = 0.5
 #: Broker calls made in one go before the event loop gets its turn again.
 SLICE = 20
 
@@ -332,7 +329,7 @@ class Subscriptions(bootsteps.StartStopStep):
                 return
         # From here on a message comes back to its publisher, which opens the session anew.
         self._admin.queue_unbind(session.queue, exchange=topology.CHAT.name, routing_key=session.queue)
-        self._consumer.timer.call_after(UNBOUND_SECONDS, self._loop.add, (partial(self._end, session),))
+        self._consumer.timer.call_after(topology.UNBOUND_SECONDS, self._loop.add, (partial(self._end, session),))
 
     def _end(self, session: Session) -> None:
         """Delete the queue of a session that is no longer consumed; open it again if it is in use."""

@@ -22,6 +22,10 @@ OPEN = "chat.open"
 SEND = "send"
 HOUSEKEEPING = "housekeeping"
 
+#: A user's queue is deleted this long after it was unbound. RabbitMQ confirms, and loses,
+#: what was routed to a queue and reaches it while it is being deleted.
+UNBOUND_SECONDS = 0.5
+
 _PREFIX = "chat."
 _RESERVED = frozenset({"open", "dead"})
 

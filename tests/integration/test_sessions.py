@@ -19,7 +19,8 @@ from chatbot.breaker import Breaker
 from chatbot.config import Settings
 from chatbot.errors import CircuitOpen
 from chatbot.messages import Message
-from chatbot.router import Router
+from chatbot.router import Router, declare_user_queue
+from chatbot.sessions import Sessions
 from chatbot.subscriptions import Subscriptions
 from tests.servers import wait_until
 from tests.system import System
@@ -184,7 +185,7 @@ def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
 
 def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, bot, monkeypatch):
     """RabbitMQ confirms, and loses, what reaches a queue that is being deleted."""
-    monkeypatch.setattr(subscriptions, "UNBOUND_SECONDS", 6.0)
+    monkeypatch.setattr(topology, "UNBOUND_SECONDS", 6.0)
     with serving(bot):
         say(bot, "oi")
         wait_until(lambda: replies(bot) == ["1: oi"])
@@ -193,7 +194,7 @@ def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, 
         assert rabbitmq.queues()["chat.ana"] == (0, 0)
         say(bot, "de novo")
         wait_until(lambda: replies(bot) == ["1: oi", "2: de novo"], what="the session opened anew")
-        monkeypatch.setattr(subscriptions, "UNBOUND_SECONDS", 0.1)
+        monkeypatch.setattr(topology, "UNBOUND_SECONDS", 0.1)
 
 
 def test_messages_that_meet_the_closing_of_their_session_are_all_answered(rabbitmq, bot):
@@ -370,6 +371,27 @@ def test_rescue_reopens_what_nobody_consumes(rabbitmq, bot):
     with serving(bot):
         assert bot.sessions.rescue() == {"reopened": 1, "outboxes": 0}
         wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_rescue_leaves_alone_what_is_being_closed(rabbitmq, bot):
+    """A closing session has no consumer for a moment; reopened each time, it would never end."""
+    bot.store.begin_turn(Message(user="ana", id="x", text="x"), seconds=0)
+    bot.store.begin_turn(Message(user="bia", id="x", text="x"), seconds=0)
+    with bot.celery.connection_for_write() as connection:
+        amqp_channel = connection.default_channel
+        for user in ("ana", "bia"):
+            declare_user_queue(amqp_channel, topology.queue_name(user), bot.queue_arguments)
+        pauses = []
+
+        def sleep(seconds):
+            pauses.append(seconds)
+            amqp_channel.queue_delete("chat.ana")
+
+        sessions = Sessions(bot.celery, bot.store, bot.router, idle_timeout=1800, sleep=sleep)
+        assert sessions.rescue() == {"reopened": 1, "outboxes": 0}
+        assert pauses == [2 * topology.UNBOUND_SECONDS]
+        wait_until(lambda: rabbitmq.queues()["chat.open"][0] == 1, what="a request for the queue that stayed")
+        amqp_channel.queue_delete("chat.bia")
 
 
 def test_a_full_queue_refuses_and_the_message_is_kept(rabbitmq, redis_server):

@@ -194,3 +194,15 @@ def test_a_turn_given_back_lets_the_next_message_begin(store):
     begun = store.begin_turn(said("dois"), seconds=60)
     assert store.commit_turn(begun, "re: dois")
     assert store.begin_turn(said("três"), seconds=60).number == 2
+
+
+@pytest.mark.parametrize("not_begun", [True, False])
+def test_a_run_that_ends_twice_takes_back_one_attempt(store, not_begun):
+    """The first answer may be lost and the call repeated; a poison message must not gain by it."""
+    end = store.not_begun if not_begun else store.release_turn
+    store.begin_turn(said("oi"), seconds=60)
+    begun = store.begin_turn(said("oi"), seconds=60)
+    assert begun.attempts == 2
+    end(begun)
+    end(begun)
+    assert store.begin_turn(said("oi"), seconds=60).attempts == 2
