@@ -16,8 +16,9 @@ from chatbot.router import Router
 
 if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.agent import CrewAgent
+    from chatbot.channels import Channel, Sender
     from chatbot.conversation import Conversation
-    from chatbot.delivery import Channel, Delivery
+    from chatbot.delivery import Delivery
     from chatbot.sessions import Sessions
     from chatbot.simulator import Simulator
     from chatbot.store import Store
@@ -80,7 +81,7 @@ class Chatbot:
 
         return Delivery(
             self.store,
-            self.channels,
+            self.senders,
             bury=self.router.bury,
             tries=self.settings.send_tries,
             settle_seconds=self.settings.settle_timeout,
@@ -94,25 +95,18 @@ class Chatbot:
         return Sessions(self.celery, self.store, self.router, idle_timeout=self.settings.idle_timeout)
 
     @cached_property
-    def whatsapp(self) -> Any:
-        """The WhatsApp Cloud API channel."""
-        from chatbot.channels.whatsapp import WhatsApp
+    def channels(self) -> dict[str, Channel]:
+        """The channels in use, by the name messages carry."""
+        from chatbot.channels import build
 
-        return WhatsApp(
-            graph_url=self.settings.whatsapp_graph_url,
-            phone_number_id=self.settings.whatsapp_phone_number_id or "",
-            access_token=_secret(self.settings.whatsapp_access_token),
-            app_secret=_secret(self.settings.whatsapp_app_secret),
-            verify_token=_secret(self.settings.whatsapp_verify_token),
-            timeout=self.settings.send_timeout,
-        )
+        return {name: build(name, self.settings) for name in self.settings.channels}
 
     @cached_property
-    def channels(self) -> dict[str, Channel]:
-        """The ways out, by the name messages carry."""
+    def senders(self) -> dict[str, Sender]:
+        """The ways out: every channel, and the shell, which is no way in."""
         from chatbot.channels.shell import Shell
 
-        return {"whatsapp": self.whatsapp, "shell": Shell()}
+        return {**self.channels, "shell": Shell()}
 
     @cached_property
     def simulator(self) -> Simulator:
@@ -121,7 +115,7 @@ class Chatbot:
 
         return Simulator(
             webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/whatsapp",
-            app_secret=_secret(self.settings.whatsapp_app_secret),
+            app_secret=config.secret(self.settings.whatsapp_app_secret),
             phone_number_id=self.settings.whatsapp_phone_number_id or "100000000000001",
         )
 
@@ -169,10 +163,6 @@ def _celery(settings: config.Settings) -> Celery:
 def _every(seconds: float, task: str) -> dict[str, Any]:
     # A missed beat is not made up for: the next one does the same.
     return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
-
-
-def _secret(value: Any) -> str:
-    return value.get_secret_value() if value else ""
 
 
 @signals.setup_logging.connect

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from chatbot.channels import CHANNELS
 
 PREFIX = "CHATBOT_"
 
@@ -94,6 +96,9 @@ class Settings(BaseSettings):
     agent_goal: str = Field(DEFAULT_GOAL, description="what it wants")
     agent_backstory: str = Field(DEFAULT_BACKSTORY, description="what it knows about itself")
 
+    channels: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("whatsapp",), description="the channels in use, separated by commas: `whatsapp`"
+    )
     whatsapp_graph_url: str = Field(
         "https://graph.facebook.com/v26.0", description="Graph API, up to and including the version"
     )
@@ -123,6 +128,16 @@ class Settings(BaseSettings):
     @classmethod
     def _broker(cls, url: str) -> str:
         return _url(url, {"amqp", "amqps", "pyamqp", "memory"}, "amqp://user:password@host:5672//")
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _channels(cls, names: object) -> object:
+        if not isinstance(names, str):
+            return names
+        found = tuple(filter(None, (name.strip() for name in names.split(","))))
+        if unknown := set(found) - set(CHANNELS):
+            raise ValueError(f"knows no {', '.join(sorted(unknown))}; write one or more of {', '.join(CHANNELS)}")
+        return found
 
     @field_validator("redis_url")
     @classmethod
@@ -205,11 +220,17 @@ def table() -> str:
     """Return every setting with its default as a Markdown table; the README holds this text."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
+        given = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = "" if given is None else f"`{given}`"
         if name in {"agent_role", "agent_goal", "agent_backstory"}:
             default = "a friendly assistant in Brazilian Portuguese"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
+
+
+def secret(value: SecretStr | None) -> str:
+    """Return a secret's text, ``""`` where there is none."""
+    return value.get_secret_value() if value else ""
 
 
 def _explain(where: tuple[int | str, ...], what: str, given: object) -> str:

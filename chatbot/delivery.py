@@ -14,12 +14,12 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 import structlog
 
+from chatbot.channels import Sender
 from chatbot.errors import OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message, Status
+from chatbot.messages import Message, Part, Status
 from chatbot.retry import in_place
 from chatbot.store import Busy, Claimed, Store
 
@@ -36,26 +36,13 @@ NOTE_SECONDS = 20.0
 TELL_AGAIN_SECONDS = 3600.0
 
 
-class Channel(Protocol):
-    """One vendor's way to reach a person."""
-
-    def split(self, text: str) -> list[str]:
-        """Return the parts one reply is sent as."""
-
-    def send(self, to: Message, text: str, *, callback: str) -> str:
-        """Send one part in reply to ``to``; return the provider's id. Raises ``Transient``, ``Permanent``."""
-
-    def mark_read(self, to: Message, *, typing: bool) -> None:
-        """Mark ``to`` as read and, with ``typing``, show that an answer is being written."""
-
-
 class Delivery:
     """Empties outboxes through the channels."""
 
     def __init__(
         self,
         store: Store,
-        channels: Mapping[str, Channel],
+        senders: Mapping[str, Sender],
         *,
         bury: Callable[[Message, str], None],
         tries: int,
@@ -64,7 +51,7 @@ class Delivery:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
-        self._channels = channels
+        self._senders = senders
         self._bury = bury
         self._tries = tries
         self._settle_seconds = settle_seconds
@@ -91,7 +78,7 @@ class Delivery:
     def mark_read(self, message: Message) -> None:
         """Mark ``message`` as read and show typing, unless it is answered already."""
         unanswered = self._store.turn_of(message) is None
-        self._channel(message).mark_read(message, typing=unanswered)
+        self._sender(message).mark_read(message, typing=unanswered)
 
     def notify(self, message: Message, what: str, text: str) -> bool:
         """Tell the author of ``message`` something that is no reply, at most once an hour.
@@ -101,7 +88,7 @@ class Delivery:
         self._store.count(f"notice_{what}")
         if not self._store.tell_once(message.user, what, seconds=TELL_AGAIN_SECONDS):
             return False
-        self._channel(message).send(message, text, callback="")
+        self._sender(message).send(message, Part(text), callback="")
         return True
 
     def report(self, status: Status) -> str | None:
@@ -143,8 +130,8 @@ class Delivery:
 
     def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
         """Send what is not sent yet; return ``False`` where that has to wait or is somebody else's by now."""
-        channel = self._channel(to)
-        parts = channel.split(reply)
+        sender = self._sender(to)
+        parts = sender.compose(reply)
         for index in range(claimed.parts, len(parts)):
             if index == claimed.parts:
                 if self._still_in_doubt(claimed):
@@ -152,7 +139,7 @@ class Delivery:
             elif not self._noted(partial(self._store.settle_part, claimed, index, seconds=CLAIM_SECONDS)):
                 return False
             callback = f"{to.user}:{claimed.number}:{index}"
-            if not self._send_part(claimed, partial(channel.send, to, parts[index], callback=callback)):
+            if not self._send_part(claimed, partial(sender.send, to, parts[index], callback=callback)):
                 return False
         return True
 
@@ -192,8 +179,8 @@ class Delivery:
         except Transient as err:
             raise OutcomeUnknown(f"sent, and not written down: {err}") from err
 
-    def _channel(self, message: Message) -> Channel:
+    def _sender(self, message: Message) -> Sender:
         try:
-            return self._channels[message.channel]
+            return self._senders[message.channel]
         except KeyError:
             raise Permanent(f"no channel {message.channel!r} is configured") from None

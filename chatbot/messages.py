@@ -46,6 +46,21 @@ class _Json:
 
 
 @dataclass(frozen=True, slots=True)
+class Media(_Json):
+    """A file a person sent, not fetched yet.
+
+    ``id`` is the vendor's, ``mime_type`` as it says, ``url`` where the vendor gave one,
+    ``voice`` set for a voice note (not for a music file).
+    """
+
+    id: str
+    mime_type: str = ""
+    filename: str = ""
+    url: str = ""
+    voice: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Message(_Json):
     """What a person wrote to us, once parsed.
 
@@ -53,6 +68,8 @@ class Message(_Json):
     id (the idempotency key), ``text`` is empty when there is nothing an agent could
     read (a sticker), ``phone`` in digits and ``bsuid`` (``BR.…``) say where a reply
     goes, ``account`` which of our numbers was written to, ``sent_at`` in Unix seconds.
+    ``media`` is the file it came with, ``quoted`` the provider's id of the message it
+    answers to, ``moved_to`` the new phone or BSUID of an author who changed it.
     ``replays`` counts how often an operator brought it back from the dead letters.
     """
 
@@ -66,7 +83,18 @@ class Message(_Json):
     bsuid: str = ""
     name: str = ""
     sent_at: float = 0.0
+    media: Media | None = None
+    quoted: str = ""
+    moved_to: str = ""
     replays: int = 0
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """Rebuild with the file as ``Media``. Raises ``ValueError``."""
+        media = stored.get("media")
+        if isinstance(media, dict):
+            stored = {**stored, "media": Media.from_dict(media)}
+        return super(Message, cls).from_dict(stored)
 
     @property
     def key(self) -> str:
@@ -94,6 +122,22 @@ class Turn(_Json):
         if not isinstance(message, dict):
             raise ValueError("stored Turn has no message")
         return super(Turn, cls).from_dict({**stored, "message": Message.from_dict(message)})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the answers a person may pick: ``title`` is what they send back."""
+
+    title: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one call to a channel sends: a text and, under it, the choices offered."""
+
+    text: str
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Stage 1: take what WhatsApp posts, and answer 200 only once the broker has it.
+"""Stage 1: take what a channel posts, and answer 200 only once the broker has it.
 
 In come HTTP requests; out go routed messages. Promise: 200 means every message of the
 body is confirmed by the broker. Needs the broker and nothing else, so it keeps taking
@@ -9,6 +9,7 @@ messages while Redis, the workers or the model are down.
 400    the body is not a JSON object
 401    the signature is missing or wrong
 403    the verification token is wrong
+404    the channel is not among those in use (``CHATBOT_CHANNELS``)
 413    the body is over 3 MB (the most Meta sends)
 503    the broker did not confirm within 5 s: WhatsApp delivers again
 =====  ==================================================================
@@ -19,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import structlog
-from flask import Blueprint, Flask, Response, current_app, jsonify, request
+from flask import Blueprint, Flask, Response, abort, current_app, jsonify, request
 
 from chatbot import language
 from chatbot.errors import BadPayload, BadSignature, BrokerUnavailable, QueueFull
@@ -27,6 +28,7 @@ from chatbot.messages import Message
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
+    from chatbot.channels import Channel
 
 log = structlog.get_logger(__name__)
 
@@ -41,19 +43,19 @@ SETTLING = frozenset({"sent", "delivered", "failed"})
 blueprint = Blueprint("webhook", __name__)
 
 
-@blueprint.get("/webhook/whatsapp")
-def verify() -> Response:
-    """Answer Meta's verification of the callback address with its challenge."""
-    return Response(_bot().whatsapp.challenge(request.args), mimetype="text/plain")
+@blueprint.get("/webhook/<name>")
+def verify(name: str) -> Response:
+    """Answer the vendor's verification of the callback address."""
+    return Response(_channel(name).challenge(request.args), mimetype="text/plain")
 
 
-@blueprint.post("/webhook/whatsapp")
-def receive() -> Response:
+@blueprint.post("/webhook/<name>")
+def receive(name: str) -> Response:
     """Publish every message of the body, in its order."""
-    whatsapp = _bot().whatsapp
+    channel = _channel(name)
     body = request.get_data(cache=False)
-    whatsapp.verify(body, request.headers.get("X-Hub-Signature-256"))
-    inbound = whatsapp.parse(body)
+    channel.verify(body, request.headers)
+    inbound = channel.parse(body)
     refused = _route(_in_order(inbound.messages))
     for status in inbound.statuses:
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
@@ -103,6 +105,13 @@ def _route(messages: tuple[Message, ...]) -> int:
                 router.notify(message, "too_many", language.TOO_MANY[language.guess(message.text, message.phone)])
             refused += 1
     return refused
+
+
+def _channel(name: str) -> Channel:
+    try:
+        return _bot().channels[name]
+    except KeyError:
+        abort(404)
 
 
 def _bot() -> Chatbot:

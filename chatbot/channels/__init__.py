@@ -1,1 +1,60 @@
-"""Where people write to us: each module parses, verifies and sends for one vendor."""
+"""Where people write to us: each module parses, verifies and sends for one vendor.
+
+A channel is one file here and one line in ``CHANNELS``; ``CHATBOT_CHANNELS`` names those
+in use. Each is served at ``/webhook/<name>``, and a reply leaves by the channel its
+message came in by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+from chatbot.messages import Inbound, Media, Message, Part
+
+if TYPE_CHECKING:
+    from chatbot.config import Settings
+
+#: Name of a channel → module and class of it; the class has ``from_settings``.
+CHANNELS = {
+    "whatsapp": "chatbot.channels.whatsapp:WhatsApp",
+}
+
+
+class Sender(Protocol):
+    """The way out: how a person is reached. Calls raise ``Transient`` and ``Permanent``."""
+
+    def compose(self, reply: str) -> list[Part]:
+        """Return the parts one reply is sent as, always the same for the same reply."""
+
+    def send(self, to: Message, part: Part, *, callback: str) -> str:
+        """Send one part in reply to ``to``; return the provider's id.
+
+        ``callback`` comes back in the statuses of it, where the vendor can do that.
+        """
+
+    def mark_read(self, to: Message, *, typing: bool) -> None:
+        """Mark ``to`` as read and, with ``typing``, show that an answer is being written."""
+
+
+class Channel(Sender, Protocol):
+    """One vendor, both ways."""
+
+    def challenge(self, query: Mapping[str, str]) -> str:
+        """Return what the vendor wants to read back when it checks our address. Raises ``BadSignature``."""
+
+    def verify(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Return when ``body`` comes from the vendor. Raises ``BadSignature``."""
+
+    def parse(self, body: bytes) -> Inbound:
+        """Return every message and status of ``body``, in its order. Raises ``BadPayload``."""
+
+    def download(self, media: Media, *, limit: int) -> bytes:
+        """Return a file a person sent, of ``limit`` bytes at most. Raises ``Transient``, ``Permanent``."""
+
+
+def build(name: str, settings: Settings) -> Channel:
+    """Return the channel of that name as the settings describe it."""
+    module, _, class_ = CHANNELS[name].partition(":")
+    return getattr(import_module(module), class_).from_settings(settings)  # type: ignore[no-any-return]  # by name

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from chatbot.messages import Message
+from chatbot.messages import Message, Part
 
 
 class Shell:
     """Delivers nothing to nobody; ``chat()`` finds the committed turn by itself."""
 
-    def split(self, text: str) -> list[str]:
+    def compose(self, reply: str) -> list[Part]:
         """Return the reply as one part."""
-        return [text]
+        return [Part(reply)]
 
-    def send(self, to: Message, text: str, *, callback: str) -> str:  # noqa: ARG002  # as every channel
+    def send(self, to: Message, part: Part, *, callback: str) -> str:  # noqa: ARG002  # as every channel
         """Return the message's own id: there is nothing to send."""
         return to.id
 

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chatbot.channels import cloud_payload
+from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Inbound, Message
+from chatbot.messages import Inbound, Message, Part
 
 if TYPE_CHECKING:
     import httpx  # loaded by the first call: the webhook makes none
+
+    from chatbot.config import Settings
 
 #: Longest text body the API takes (Meta, "Text messages").
 LIMIT = 4096
@@ -44,8 +47,6 @@ DOWN = frozenset({0, 3, 10, 190, 368, 131005, 131031, 131042, 131045, *range(200
 class WhatsApp:
     """One of our numbers on the Cloud API. ``timeout`` in seconds bounds every call."""
 
-    name = "whatsapp"
-
     def __init__(
         self,
         *,
@@ -65,6 +66,18 @@ class WhatsApp:
         self._opening = threading.Lock()
         self._opened: httpx.Client | None = None
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WhatsApp:
+        """Return the channel as the settings describe it."""
+        return cls(
+            graph_url=settings.whatsapp_graph_url,
+            phone_number_id=settings.whatsapp_phone_number_id or "",
+            access_token=secret(settings.whatsapp_access_token),
+            app_secret=secret(settings.whatsapp_app_secret),
+            verify_token=secret(settings.whatsapp_verify_token),
+            timeout=settings.send_timeout,
+        )
+
     # -- inbound ----------------------------------------------------------------
 
     def challenge(self, query: Mapping[str, str]) -> str:
@@ -75,13 +88,13 @@ class WhatsApp:
             raise BadSignature("the verify token is not ours (CHATBOT_WHATSAPP_VERIFY_TOKEN)")
         return query.get("hub.challenge", "")
 
-    def verify(self, body: bytes, signature: str | None) -> None:
-        """Return when ``signature`` (``sha256=<hex>``) was made over ``body`` with our app secret.
+    def verify(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Return when ``X-Hub-Signature-256`` (``sha256=<hex>``) was made over ``body`` with our app secret.
 
         Compared in constant time; any header bytes are allowed. Raises ``BadSignature``.
         """
         expected = b"sha256=" + hmac.new(self._app_secret, body, hashlib.sha256).hexdigest().encode()
-        given = (signature or "").encode("utf-8", "replace")
+        given = headers.get("X-Hub-Signature-256", "").encode("utf-8", "replace")
         if not self._app_secret or not hmac.compare_digest(given, expected):
             raise BadSignature("the signature is missing or wrong (CHATBOT_WHATSAPP_APP_SECRET)")
 
@@ -91,12 +104,12 @@ class WhatsApp:
 
     # -- outbound ---------------------------------------------------------------
 
-    def split(self, text: str) -> list[str]:
+    def compose(self, reply: str) -> list[Part]:
         """Return the parts a reply is sent as."""
-        return split(text)
+        return [Part(text) for text in split(reply)]
 
-    def send(self, to: Message, text: str, *, callback: str) -> str:
-        """Send one text in reply to ``to``; return Meta's id of it.
+    def send(self, to: Message, part: Part, *, callback: str) -> str:
+        """Send one part in reply to ``to``; return Meta's id of it.
 
         ``callback`` comes back in the status webhooks. Raises ``Transient`` (also
         ``ChannelDown``, ``OutcomeUnknown``) and ``Permanent``.
@@ -108,7 +121,7 @@ class WhatsApp:
                 "recipient_type": "individual",
                 **recipient,
                 "type": "text",
-                "text": {"body": text, "preview_url": "http" in text},
+                "text": {"body": part.text, "preview_url": "http" in part.text},
                 "biz_opaque_callback_data": callback,
             },
         )

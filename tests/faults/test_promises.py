@@ -32,7 +32,7 @@ from chatbot.breaker import Breaker
 from chatbot.conversation import Conversation
 from chatbot.delivery import Delivery
 from chatbot.errors import OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message, Status, Turn
+from chatbot.messages import Message, Part, Status, Turn
 from chatbot.store import OVERDUE_SECONDS, Store, connect
 
 USERS = ("ana", "b:2")
@@ -159,16 +159,16 @@ class Provider:
         self.texts: dict[tuple[str, int, int], set[str]] = defaultdict(set)
         self.notices: Counter[tuple[str, str]] = Counter()
 
-    def split(self, text: str) -> list[str]:
-        return text.split("|")
+    def compose(self, reply: str) -> list[Part]:
+        return [Part(text) for text in reply.split("|")]
 
-    def send(self, to: Message, text: str, *, callback: str) -> str:
+    def send(self, to: Message, part: Part, *, callback: str) -> str:
         if not callback:
-            self.notices[to.user, text] += 1
+            self.notices[to.user, part.text] += 1
             return "wamid.notice"
-        user, number, part = callback.rsplit(":", 2)
-        self.accepted.append((user, int(number), int(part)))
-        self.texts[user, int(number), int(part)].add(text)
+        user, number, index = callback.rsplit(":", 2)
+        self.accepted.append((user, int(number), int(index)))
+        self.texts[user, int(number), int(index)].add(part.text)
         return f"wamid.{callback}"
 
 
@@ -404,7 +404,7 @@ class Promises(RuleBasedStateMachine):
         self.held[user] = (holder, self.clock() + seconds)
         run.sends_since_lost = 0
 
-    def _asked_send(self, run: Run, to: Message, text: str, *, callback: str) -> None:
+    def _asked_send(self, run: Run, to: Message, part: Part, *, callback: str) -> None:
         if not callback:
             return
         user, number, part = callback.rsplit(":", 2)
@@ -419,12 +419,12 @@ class Promises(RuleBasedStateMachine):
             silent = self.clock() - self.called_at[key]
             assert silent >= SETTLE_SECONDS - 1, f"sent again {silent:.3f} s later: its status had no time to come"
 
-    def _done_send(self, run: Run, result: str, to: Message, text: str, *, callback: str) -> None:
+    def _done_send(self, run: Run, result: str, to: Message, part: Part, *, callback: str) -> None:
         if not callback:
             return
-        user, number, part = callback.rsplit(":", 2)
-        key = (user, int(number), int(part))
-        assert self.provider.split(self.committed[user][key[1] - 1].reply)[key[2]] == text
+        user, number, index = callback.rsplit(":", 2)
+        key = (user, int(number), int(index))
+        assert self.provider.compose(self.committed[user][key[1] - 1].reply)[key[2]] == part
         self.called_at[key] = max(self.called_at.get(key, 0.0), run.told_at)
         copies = self.provider.accepted.count(key)
         assert copies <= 1 + self.resent[key], f"{key} reached the provider {copies} times, counted {self.resent[key]}"
@@ -620,7 +620,7 @@ class Promises(RuleBasedStateMachine):
             (user, turn.number, part)
             for turn in self.committed[user]
             if (user, turn.number) not in self.refused
-            for part in range(len(self.provider.split(turn.reply)))
+            for part in range(len(self.provider.compose(turn.reply)))
         ]
         assert complete == due[: len(complete)], "no reply overtakes another, and no part is left out"
 
@@ -645,9 +645,9 @@ class Promises(RuleBasedStateMachine):
         if turn.failure:
             assert (turn.message.id, turn.failure) in self.exchange.buried, "an apology is a dead letter"
         accepted = {key for key in self.provider.accepted if key[:2] == (user, turn.number)}
-        parts = self.provider.split(turn.reply)
+        parts = self.provider.compose(turn.reply)
         for key in accepted:
-            assert self.provider.texts[key] == {parts[key[2]]}, "one reply per turn"
+            assert self.provider.texts[key] == {parts[key[2]].text}, "one reply per turn"
         if len(accepted) < len(parts):
             assert (user, turn.number) in self.refused, "every part reached the provider"
             reasons = [reason for id_, reason in self.exchange.buried if id_ == turn.message.id]

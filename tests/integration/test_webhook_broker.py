@@ -144,7 +144,7 @@ def test_the_web_process_imports_neither_crewai_nor_redis():
     script = (
         "import sys, chatbot.webhook, chatbot.app, chatbot.config\n"
         "bot = chatbot.app.Chatbot(chatbot.config.Settings(_env_file=None, broker_url='memory://'))\n"
-        "chatbot.webhook.create_app(bot); bot.router; bot.whatsapp\n"
+        "chatbot.webhook.create_app(bot); bot.router; bot.channels\n"
         "print([m for m in ('crewai', 'openai', 'redis', 'httpx', 'fakeredis') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

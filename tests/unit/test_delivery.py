@@ -11,7 +11,7 @@ import pytest
 from chatbot import delivery as delivery_module
 from chatbot.delivery import CLAIM_SECONDS, Delivery
 from chatbot.errors import OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message, Status
+from chatbot.messages import Message, Part, Status
 from chatbot.store import Store, connect
 
 fresh = itertools.count()
@@ -25,14 +25,14 @@ class Provider:
         self.read: list[tuple[str, bool]] = []
         self.script: list[Exception | None] = []
 
-    def split(self, text):
-        return text.split("|")
+    def compose(self, reply):
+        return [Part(text) for text in reply.split("|")]
 
-    def send(self, to, text, *, callback):
+    def send(self, to, part, *, callback):
         error = self.script.pop(0) if self.script else None
         if error:
             raise error
-        self.sent.append(text)
+        self.sent.append(part.text)
         return f"wamid.{callback}"
 
     def mark_read(self, to, *, typing):

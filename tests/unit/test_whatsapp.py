@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatbot.channels.whatsapp import WhatsApp, split
 from chatbot.errors import BadPayload, BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message
+from chatbot.messages import Message, Part
 from tests.system import sign, webhook_body
 
 TO = Message(user="5511999990001", id="wamid.in", text="oi", channel="whatsapp", account="77", phone="5511999990001")
@@ -154,7 +154,7 @@ def test_any_object_is_taken(anything):
 
 def test_a_signature_is_checked_over_the_raw_body():
     raw = webhook_body([("551", "a", "oi")])
-    whatsapp().verify(raw, sign(raw, "sec"))
+    whatsapp().verify(raw, {"X-Hub-Signature-256": sign(raw, "sec")})
     for wrong in (
         None,
         "",
@@ -165,7 +165,7 @@ def test_a_signature_is_checked_over_the_raw_body():
         sign(raw, "sec")[7:],
     ):
         with pytest.raises(BadSignature):
-            whatsapp().verify(raw, wrong)
+            whatsapp().verify(raw, {} if wrong is None else {"X-Hub-Signature-256": wrong})
 
 
 def test_without_an_app_secret_nothing_is_taken():
@@ -173,7 +173,7 @@ def test_without_an_app_secret_nothing_is_taken():
         graph_url="http://x", phone_number_id="", access_token="", app_secret="", verify_token="", timeout=1
     )
     with pytest.raises(BadSignature):
-        open_door.verify(b"{}", sign(b"{}", ""))
+        open_door.verify(b"{}", {"X-Hub-Signature-256": sign(b"{}", "")})
     with pytest.raises(BadSignature):
         open_door.challenge({"hub.mode": "subscribe", "hub.verify_token": "", "hub.challenge": "1"})
 
@@ -225,7 +225,7 @@ def graph():
 
 
 def test_a_text_is_sent_as_the_api_wants_it(graph):
-    assert whatsapp(graph.url).send(TO, "olá https://x.br", callback="cb") == "wamid.out"
+    assert whatsapp(graph.url).send(TO, Part("olá https://x.br"), callback="cb") == "wamid.out"
     path, auth, sent = graph.asked[0]
     assert (path, auth) == ("/v26.0/77/messages", "Bearer tok")
     assert sent == {
@@ -235,7 +235,7 @@ def test_a_text_is_sent_as_the_api_wants_it(graph):
 
 
 def test_a_person_without_a_phone_is_reached_by_the_bsuid(graph):
-    whatsapp(graph.url).send(Message(user="BR.1", id="m", text="", bsuid="BR.1"), "oi", callback="")
+    whatsapp(graph.url).send(Message(user="BR.1", id="m", text="", bsuid="BR.1"), Part("oi"), callback="")
     path, _, sent = graph.asked[0]
     assert path == "/v26.0/42/messages"
     assert sent["recipient"] == "BR.1"
@@ -268,7 +268,7 @@ def test_read_and_typing_are_one_call(graph):
 def test_the_code_decides_what_a_failure_means(graph, status, code, kind, pause):
     graph.answer = (status, {"error": {"code": code, "message": "x"}}, {})
     with pytest.raises(kind) as error:
-        whatsapp(graph.url).send(TO, "oi", callback="")
+        whatsapp(graph.url).send(TO, Part("oi"), callback="")
     assert type(error.value) is kind
     assert getattr(error.value, "retry_after", None) == pause
 
@@ -276,23 +276,23 @@ def test_the_code_decides_what_a_failure_means(graph, status, code, kind, pause)
 def test_retry_after_is_honoured(graph):
     graph.answer = (429, b"<html>", {"Retry-After": "7"})
     with pytest.raises(Transient) as error:
-        whatsapp(graph.url).send(TO, "oi", callback="")
+        whatsapp(graph.url).send(TO, Part("oi"), callback="")
     assert error.value.retry_after == 7.0
 
 
 def test_no_answer_is_an_unknown_outcome_and_no_connection_is_not(graph):
     graph.held = threading.Event()
     with pytest.raises(OutcomeUnknown):
-        whatsapp(graph.url, timeout=0.3).send(TO, "oi", callback="")
+        whatsapp(graph.url, timeout=0.3).send(TO, Part("oi"), callback="")
     with pytest.raises(Transient) as error:
-        whatsapp().send(TO, "oi", callback="")
+        whatsapp().send(TO, Part("oi"), callback="")
     assert type(error.value) is Transient
 
 
 def test_an_acceptance_without_an_id_is_an_unknown_outcome(graph):
     graph.answer = (200, b"ok", {})
     with pytest.raises(OutcomeUnknown):
-        whatsapp(graph.url).send(TO, "oi", callback="")
+        whatsapp(graph.url).send(TO, Part("oi"), callback="")
 
 
 # -- splitting -------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from chatbot.channels.whatsapp import WhatsApp
 from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message
+from chatbot.messages import Message, Part
 
 TO = Message(user="5511999990001", id="wamid.in", text="oi", account="77", phone="5511999990001")
 
@@ -79,7 +79,7 @@ def whatsapp(graph: Graph, token: str = "token") -> WhatsApp:
 def failure(graph: Graph, **options: Any) -> Exception:
     """Return what a call raises, of exactly the class that was raised."""
     with pytest.raises((Transient, Permanent)) as caught:
-        whatsapp(graph, **options).send(TO, "oi", callback="")
+        whatsapp(graph, **options).send(TO, Part("oi"), callback="")
     return caught.value
 
 
@@ -165,7 +165,7 @@ def test_a_token_with_odd_characters_is_metas_to_refuse(graph):
 
 def test_an_account_stays_one_part_of_the_path(graph):
     odd = Message(user="1", id="m", text="", phone="1", account="7/../8\n")
-    whatsapp(graph).send(odd, "oi", callback="")
+    whatsapp(graph).send(odd, Part("oi"), callback="")
     assert graph.paths == ["/v26.0/7%2F..%2F8%0A/messages"]
 
 
@@ -173,10 +173,10 @@ def test_calls_share_a_connection_and_a_closed_channel_opens_a_new_one(graph):
     channel = whatsapp(graph)
     channel.close()
     for _ in range(3):
-        assert channel.send(TO, "oi", callback="") == "wamid.out"
+        assert channel.send(TO, Part("oi"), callback="") == "wamid.out"
     assert len(graph.callers) == 1
     channel.close()
     channel.close()
-    assert channel.send(TO, "oi", callback="") == "wamid.out"
+    assert channel.send(TO, Part("oi"), callback="") == "wamid.out"
     assert len(graph.callers) == 2
     channel.close()
