@@ -54,7 +54,7 @@ def receive(name: str) -> Response:
     """Publish every message of the body, in its order."""
     channel = _channel(name)
     body = request.get_data(cache=False)
-    channel.verify(body, request.headers)
+    channel.verify(body, request.headers.get)
     inbound = channel.parse(body)
     refused = _route(_in_order(inbound.messages))
     for status in inbound.statuses:

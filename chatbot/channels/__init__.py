@@ -7,7 +7,7 @@ message came in by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,8 +44,8 @@ class Channel(Sender, Protocol):
     def challenge(self, query: Mapping[str, str]) -> str:
         """Return what the vendor wants to read back when it checks our address. Raises ``BadSignature``."""
 
-    def verify(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Return when ``body`` comes from the vendor. Raises ``BadSignature``."""
+    def verify(self, body: bytes, header: Callable[[str], str | None]) -> None:
+        """Return when ``body``, with what ``header(name)`` says, comes from the vendor. Raises ``BadSignature``."""
 
     def parse(self, body: bytes) -> Inbound:
         """Return every message and status of ``body``, in its order. Raises ``BadPayload``."""

@@ -11,7 +11,7 @@ import hmac
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -88,13 +88,13 @@ class WhatsApp:
             raise BadSignature("the verify token is not ours (CHATBOT_WHATSAPP_VERIFY_TOKEN)")
         return query.get("hub.challenge", "")
 
-    def verify(self, body: bytes, headers: Mapping[str, str]) -> None:
+    def verify(self, body: bytes, header: Callable[[str], str | None]) -> None:
         """Return when ``X-Hub-Signature-256`` (``sha256=<hex>``) was made over ``body`` with our app secret.
 
         Compared in constant time; any header bytes are allowed. Raises ``BadSignature``.
         """
         expected = b"sha256=" + hmac.new(self._app_secret, body, hashlib.sha256).hexdigest().encode()
-        given = headers.get("X-Hub-Signature-256", "").encode("utf-8", "replace")
+        given = (header("X-Hub-Signature-256") or "").encode("utf-8", "replace")
         if not self._app_secret or not hmac.compare_digest(given, expected):
             raise BadSignature("the signature is missing or wrong (CHATBOT_WHATSAPP_APP_SECRET)")
 

@@ -256,7 +256,7 @@ class Promises(RuleBasedStateMachine):
         )  # fmt: skip
 
     def _start_sender(self) -> Delivery:
-        channel = SimpleNamespace(split=self.provider.split, send=Steps(self.provider, self.step).send)
+        channel = SimpleNamespace(compose=self.provider.compose, send=Steps(self.provider, self.step).send)
         return Delivery(
             self._faulty_store(), {"shell": channel}, bury=Steps(self.exchange, self.step).bury, tries=3,
             settle_seconds=SETTLE_SECONDS, clock=self.clock, sleep=self.clock.advance,
