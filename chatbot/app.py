@@ -82,7 +82,7 @@ class Chatbot:
         return Delivery(
             self.store,
             self.senders,
-            bury=self.router.bury,
+            self.router,
             tries=self.settings.send_tries,
             settle_seconds=self.settings.settle_timeout,
         )

@@ -103,9 +103,22 @@ class Settings(BaseSettings):
         "https://graph.facebook.com/v26.0", description="Graph API, up to and including the version"
     )
     whatsapp_app_secret: SecretStr | None = Field(None, description="signs webhook bodies")
+    whatsapp_app_secret_previous: SecretStr | None = Field(
+        None, description="the secret before, valid too while Meta rotates it"
+    )
     whatsapp_verify_token: SecretStr | None = Field(None, description="answers Meta's GET verification")
     whatsapp_access_token: SecretStr | None = Field(None, description="authorises calls to the Graph API")
     whatsapp_phone_number_id: str | None = Field(None, description="our number, as Meta counts them")
+    whatsapp_template: str = Field(
+        "",
+        pattern=r"^([a-z0-9_]{1,512}(:[A-Za-z_]{2,7})?)?$",
+        description="approved template (`name:language`) for who wrote over 24 h ago; without one, a dead letter",
+    )
+    whatsapp_rate: float = Field(
+        80.0, gt=0, description="messages a second the number may send, by all senders together"
+    )
+    whatsapp_pair_seconds: Seconds = Field(6.0, description="to one person, one message in so many seconds …")
+    whatsapp_pair_burst: int = Field(45, gt=0, description="… and so many at once before that")
     send_timeout: Seconds = Field(15.0, le=30, description="one call to the channel's API may take this long")
     send_tries: int = Field(5, ge=1, le=8, description="calls to the channel's API before it is left for later")
 

@@ -6,6 +6,8 @@ come late, twice or in any order. A reply the channel refuses for good goes to t
 letters and the next one follows; one that only has to wait is due again later. Where
 nobody knows whether a part went out (no answer came, the sender died), the provider's
 status webhook settles it; only if none comes within ``settle_seconds`` is it sent again.
+What a channel allows per second and per person is kept before it complains, by a schedule
+that all senders share; a person who wrote too long ago gets the template that is set.
 """
 
 from __future__ import annotations
@@ -14,17 +16,19 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 import structlog
 
 from chatbot.channels import Sender
-from chatbot.errors import OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message, Part, Status
+from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
+from chatbot.messages import Limits, Message, Part, Status, Turn
 from chatbot.retry import in_place
 from chatbot.store import Busy, Claimed, Store
 
 log = structlog.get_logger(__name__)
 
+DOWN_HELP = "nothing can be sent: run `chatbot doctor`, look at token, permissions and payment of this number"
 #: How long an undeliverable outbox rests before the next attempt.
 REST_SECONDS = 60.0
 #: A sender that stopped without a word loses its claim after this long. Longer than all
@@ -32,8 +36,28 @@ REST_SECONDS = 60.0
 CLAIM_SECONDS = 900.0
 #: Redis may be away this long before a part that went out counts as one in doubt.
 NOTE_SECONDS = 20.0
+#: A sender sleeps this long at most for its number's next free place; for more, it comes back.
+LONGEST_SLEEP = 2.0
+#: Below what the channel allows: what is sent on time arrives a little early or late.
+HEADROOM = 0.95
+#: A channel that refuses us altogether is asked again this often; its people are called this often.
+DOWN_SECONDS = 60.0
+ALERT_SECONDS = 3600.0
+#: WhatsApp delivers a webhook again for 7 days. A message that says it is older has a wrong clock.
+OLDEST_SECONDS = 8 * 86_400.0
 #: What is no reply (there is trouble, there are too many messages) is said this often at most.
 TELL_AGAIN_SECONDS = 3600.0
+
+
+class Outbound(Protocol):
+    """What the sender itself publishes (``Router``)."""
+
+    def bury(self, message: Message, reason: str) -> None: ...
+    def wake_sender(self, user: str, number: int, *, countdown: float) -> None: ...
+
+
+class _NotOurTurn(TooFast):
+    """Our own schedule has no place now; ``retry_after`` says when."""
 
 
 class Delivery:
@@ -43,8 +67,8 @@ class Delivery:
         self,
         store: Store,
         senders: Mapping[str, Sender],
+        outbound: Outbound,
         *,
-        bury: Callable[[Message, str], None],
         tries: int,
         settle_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -52,7 +76,7 @@ class Delivery:
     ) -> None:
         self._store = store
         self._senders = senders
-        self._bury = bury
+        self._outbound = outbound
         self._tries = tries
         self._settle_seconds = settle_seconds
         self._clock = clock
@@ -75,10 +99,11 @@ class Delivery:
             log.debug("delivery.busy")
         return delivered
 
-    def mark_read(self, message: Message) -> None:
-        """Mark ``message`` as read and show typing, unless it is answered already."""
-        unanswered = self._store.turn_of(message) is None
-        self._sender(message).mark_read(message, typing=unanswered)
+    def mark_read(self, message: Message) -> bool:
+        """Mark ``message`` as read and, while it is being answered, show typing; return whether it is."""
+        typing = self._store.is_being_answered(message)
+        self._sender(message).mark_read(message, typing=typing)
+        return typing
 
     def notify(self, message: Message, what: str, text: str) -> bool:
         """Tell the author of ``message`` something that is no reply, at most once an hour.
@@ -98,11 +123,36 @@ class Delivery:
         """
         try:
             user, number, part = status.callback.rsplit(":", 2)
+            if status.status == "failed":
+                self._take_failure(user, int(number), status)
             waiting = self._store.report_part(user, int(number), int(part))
         except ValueError:
             log.warning("status.foreign", message_id=status.message_id)
             return None
         return user if waiting else None
+
+    def _take_failure(self, user: str, number: int, status: Status) -> None:
+        """Act on a part that the provider took and could not deliver after all."""
+        turn = self._store.turn_numbered(user, number)
+        if turn is None or self._store.was_told(user, f"failed:{status.callback}"):
+            return
+        sender = self._sender(turn.message)
+        error = sender.failed(status)
+        log.error("delivery.failed", number=number, error=str(error))
+        self._store.count("reply_failed")
+        if isinstance(error, ChannelDown):
+            self._stop_number(turn.message, error)
+        if isinstance(error, WindowClosed) and sender.reopening:
+            self._reopen(sender, sender.reopening, turn.message)
+        else:
+            self._outbound.bury(turn.message, f"reply not delivered: {error}")
+        self._store.tell_once(user, f"failed:{status.callback}", seconds=OLDEST_SECONDS)
+
+    def _reopen(self, sender: Sender, reopening: Part, to: Message) -> None:
+        """Invite a person to write again, once a day at most."""
+        if self._store.tell_once(to.user, "reopening", seconds=sender.window or 0):
+            sender.send(to, reopening, callback="")
+            self._store.count("reopened")
 
     def _deliver_turn(self, claimed: Claimed) -> bool:
         """Deliver one turn; return whether the next one may follow."""
@@ -117,21 +167,51 @@ class Delivery:
             log.warning("delivery.in_doubt", number=claimed.number, error=str(err))
             self._store.settle_doubt(claimed, pause=self._settle_seconds)
             return False
+        except TooFast as err:
+            self._come_back(claimed, err, self._slow_down(to, err))
+            return False
         except Transient as err:
-            log.warning("delivery.postponed", number=claimed.number, error=str(err))
-            self._store.settle_later(claimed, pause=max(err.retry_after or 0.0, REST_SECONDS))
+            if isinstance(err, ChannelDown):
+                self._stop_number(to, err)
+            self._come_back(claimed, err, max(err.retry_after or 0.0, REST_SECONDS))
             return False
         except Permanent as err:
             log.error("delivery.refused", number=claimed.number, error=str(err))
-            self._bury(to, f"reply not delivered: {err}")
+            self._outbound.bury(to, f"reply not delivered: {err}")
         else:
             log.info("delivery.done", number=claimed.number)
         return self._noted(lambda: self._store.settle_done(claimed))
 
+    def _come_back(self, claimed: Claimed, error: Transient, pause: float) -> None:
+        log.info("delivery.postponed", number=claimed.number, seconds=round(pause, 3), error=str(error))
+        if self._store.settle_later(claimed, pause=pause):
+            try:
+                self._outbound.wake_sender(claimed.user, claimed.number, countdown=pause)
+            except Transient as err:
+                log.warning("delivery.left_to_rescue", error=str(err))
+
+    def _slow_down(self, to: Message, error: TooFast) -> float:
+        """Have all senders wait where the channel asked for it; return the seconds to wait here."""
+        limits, pause = self._limits(to), error.retry_after or REST_SECONDS
+        if limits is None or isinstance(error, _NotOurTurn):
+            return pause
+        self._store.count("too_fast")
+        if not error.whole_number:
+            return self._store.hold_pair(to.user, limits, pause=pause)
+        self._store.hold_number(_number(to), pause=pause)
+        return pause
+
+    def _stop_number(self, to: Message, error: ChannelDown) -> None:
+        """Send nothing from that number for a while, and call a person."""
+        self._store.hold_number(_number(to), pause=max(error.retry_after or 0.0, DOWN_SECONDS))
+        self._store.count("channel_down")
+        if self._store.alert_once(f"down:{_number(to)}", seconds=ALERT_SECONDS):
+            log.critical("channel.down", channel=to.channel, account=to.account, error=str(error), help=DOWN_HELP)
+
     def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
         """Send what is not sent yet; return ``False`` where that has to wait or is somebody else's by now."""
         sender = self._sender(to)
-        parts = sender.compose(reply)
+        parts = self._parts(sender, to, reply)
         for index in range(claimed.parts, len(parts)):
             if index == claimed.parts:
                 if self._still_in_doubt(claimed):
@@ -139,21 +219,52 @@ class Delivery:
             elif not self._noted(partial(self._store.settle_part, claimed, index, seconds=CLAIM_SECONDS)):
                 return False
             callback = f"{to.user}:{claimed.number}:{index}"
-            if not self._send_part(claimed, partial(sender.send, to, parts[index], callback=callback)):
+            if not self._send_part(claimed, to, partial(sender.send, to, parts[index], callback=callback)):
                 return False
         return True
 
-    def _send_part(self, claimed: Claimed, send: Callable[[], str]) -> bool:
+    def _parts(self, sender: Sender, to: Message, reply: str) -> list[Part]:
+        """Return what to send. Raises ``WindowClosed`` where the person wrote too long ago."""
+        if not self._is_window_closed(sender, to):
+            return sender.compose(reply)
+        if sender.reopening is None:
+            raise WindowClosed("more than 24 h since the person's last message, and no template is set")
+        return [sender.reopening]
+
+    def _is_window_closed(self, sender: Sender, to: Message) -> bool:
+        now = self._clock()
+        if not sender.window or not sender.window < now - to.sent_at < OLDEST_SECONDS:
+            return False
+        newest = max(turn.message.sent_at for turn in [*self._store.history(to.user), Turn(0, to, "", 0.0)])
+        return now - newest > sender.window
+
+    def _send_part(self, claimed: Claimed, to: Message, send: Callable[[], str]) -> bool:
         """Send one part, its claim renewed before each further try; return ``False`` once the claim is lost."""
         tries = itertools.count()
 
         def attempt() -> bool:
             if next(tries) and not self._store.settle_calling(claimed, seconds=CLAIM_SECONDS):
                 return False
+            self._await_place(to)
             send()
             return True
 
         return in_place(attempt, tries=self._tries, sleep=self._sleep)
+
+    def _await_place(self, to: Message) -> None:
+        """Return when the channel takes one more message to that person. Raises ``TooFast`` where that is not soon."""
+        limits = self._limits(to)
+        if limits is None:
+            return
+        taken, wait = self._store.pace(to.user, _number(to), limits, longest=LONGEST_SLEEP)
+        if not taken:
+            raise _NotOurTurn(f"no place in the schedule for {wait:.3f} s", retry_after=wait)
+        if wait > 0:
+            self._sleep(wait)
+
+    def _limits(self, to: Message) -> Limits | None:
+        limits = self._sender(to).limits
+        return limits and Limits(limits.per_second * HEADROOM, limits.pair_seconds / HEADROOM, limits.pair_burst)
 
     def _may_send_again(self, claimed: Claimed, doubt_since: float) -> bool:
         """Return whether a part in doubt was silent for long enough; wait for its status until then."""
@@ -184,3 +295,7 @@ class Delivery:
             return self._senders[message.channel]
         except KeyError:
             raise Permanent(f"no channel {message.channel!r} is configured") from None
+
+
+def _number(message: Message) -> str:
+    return f"{message.channel}:{message.account}"

@@ -35,6 +35,18 @@ class BrokerUnavailable(Transient):
     """The broker did not confirm in time, so the message was not taken."""
 
 
+class TooFast(Transient):
+    """The channel takes no more for now from us to this person, or from ``whole_number``."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, whole_number: bool = False) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.whole_number = whole_number
+
+
+class WindowClosed(Permanent):
+    """The person wrote too long ago: the channel takes no free text to them."""
+
+
 class QueueFull(Permanent):
     """The user's bounded queue refused the message."""
 

@@ -42,6 +42,9 @@ UNREADABLE = {
     "en": "I cannot read this kind of message yet. Could you write it as text, please?",
     "es": "Todavía no puedo leer este tipo de mensaje. ¿Puedes escribirlo en texto, por favor?",
 }
+#: Above a list of choices that has no text of its own, and on the button that opens it.
+PICK = {"pt": "Escolha uma opção:", "en": "Choose an option:", "es": "Elige una opción:"}
+OPTIONS = {"pt": "Ver opções", "en": "See options", "es": "Ver opciones"}
 
 
 def guess(text: str, phone: str = "") -> str:

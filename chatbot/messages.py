@@ -134,10 +134,27 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one call to a channel sends: a text and, under it, the choices offered."""
+    """What one call to a channel sends: a text and, under it, the choices offered.
+
+    Or, with no text of ours, a ``template`` (``name:language``) that the vendor has approved.
+    """
 
     text: str
     choices: tuple[Choice, ...] = ()
+    template: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How fast a channel takes messages: from one number, and from it to one person.
+
+    ``per_second`` from the number; to one person ``pair_burst`` at once, then one every
+    ``pair_seconds``.
+    """
+
+    per_second: float
+    pair_seconds: float
+    pair_burst: int
 
 
 @dataclass(frozen=True, slots=True)

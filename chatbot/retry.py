@@ -15,7 +15,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from chatbot.errors import CircuitOpen, OutcomeUnknown, Transient
+from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, TooFast, Transient
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ def in_place(
 ) -> T:  # fmt: skip
     """Return ``call()``, trying again after ``Transient`` up to ``tries`` times or for ``seconds``.
 
-    The last ``Transient`` is raised as it is; ``OutcomeUnknown``, ``CircuitOpen`` and other
-    errors at once. A ``retry_after`` is honoured up to 60 seconds.
+    The last ``Transient`` is raised as it is; what is waited for elsewhere (``OutcomeUnknown``,
+    ``TooFast``, …) and other errors at once. A ``retry_after`` is honoured up to 60 seconds.
     """
     if tries is not None:
         stop: stop_after_attempt | stop_after_delay = stop_after_attempt(tries)
@@ -39,10 +39,13 @@ def in_place(
     return retrying(call)
 
 
+#: What may have been carried out is settled, never blindly done again; what was refused
+#: until later, or until a person acts, is not asked again meanwhile.
+_ELSEWHERE = (OutcomeUnknown, CircuitOpen, TooFast, ChannelDown)
+
+
 def _helps(error: BaseException) -> bool:
-    # What may have been carried out is settled, never blindly done again; where nothing
-    # was asked, waiting is somebody else's business.
-    return isinstance(error, Transient) and not isinstance(error, OutcomeUnknown | CircuitOpen)
+    return isinstance(error, Transient) and not isinstance(error, _ELSEWHERE)
 
 
 def _pause(state: RetryCallState) -> float:

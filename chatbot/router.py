@@ -110,15 +110,21 @@ class Router:
         deadline = self.deadline()
         self._until_confirmed(deadline, lambda publisher: self._request(publisher, queue, deadline))
 
-    def wake_sender(self, user: str, number: int) -> None:
-        """Say that turn ``number`` of ``user`` waits in the outbox. Raises ``BrokerUnavailable``."""
-        self._send(SEND, (user, number), f"send.{_suffix(user)}")
+    def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
+        """Say that turn ``number`` of ``user`` waits in the outbox, for a sender to look in ``countdown`` seconds.
 
-    def mark_read(self, message: Message) -> None:
-        """Have ``message`` marked as read, with a typing indicator."""
+        Raises ``BrokerUnavailable``.
+        """
+        self._send(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown)
+
+    def mark_read(self, message: Message, *, countdown: float = 0.0) -> None:
+        """Have ``message`` marked as read in ``countdown`` seconds, with a typing indicator."""
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        self._send(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, asked_at=time.time())
+        self._send(
+            MARK_READ, arguments, f"send.{_suffix(message.user)}", countdown=countdown,
+            message=address, asked_at=time.time() + countdown,
+        )  # fmt: skip
 
     def notify(self, message: Message, what: str, text: str) -> None:
         """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
@@ -205,14 +211,16 @@ class Router:
             confirm_timeout=self._remaining(deadline),
         )
 
-    def _send(self, task: str, arguments: tuple[Any, ...], routing_key: str, **kwargs: Any) -> None:
+    def _send(
+        self, task: str, arguments: tuple[Any, ...], routing_key: str, *, countdown: float = 0.0, **kwargs: Any
+    ) -> None:
         deadline = self.deadline()
         self._until_confirmed(
             deadline,
             lambda publisher: self._publish(
                 publisher, deadline, task, arguments, kwargs,
                 exchange=topology.CHAT.name, routing_key=routing_key,
-                argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True,
+                argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, countdown=countdown or None,
             ),
         )  # fmt: skip
 

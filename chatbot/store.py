@@ -17,6 +17,10 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
 ``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn
 ``chatbot:{<user>}:told:<what>``       string  present while the user need not be told again
+``chatbot:{<user>}:pace``              string  Unix time from which the user's burst is whole again
+``chatbot:{<user>}:refused``           string  how often in a row the channel said "too fast" to the pair
+``chatbot:pace:<account>``             string  Unix time from which the number may send again
+``chatbot:alerted:<what>``             string  present while nobody need be called again
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
 ``chatbot:counts``                     hash    event → how often it happened
@@ -39,7 +43,7 @@ import redis
 import redis.exceptions
 
 from chatbot.errors import Transient
-from chatbot.messages import Message, Turn
+from chatbot.messages import Limits, Message, Turn
 from chatbot.topology import queue_name
 
 DEDUPE_SECONDS = 9 * 86_400
@@ -48,6 +52,8 @@ DUE = "chatbot:due"
 COUNTS = "chatbot:counts"
 #: A reply whose wake-up was lost is looked after this long after its commit.
 OVERDUE_SECONDS = 30.0
+#: A channel that refuses a pair again within this long refuses it "in a row".
+REFUSALS_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class Store:
                 "settle_delivery",
                 "report_part",
                 "release_turn",
+                "pace",
             )
         }
 
@@ -202,6 +209,20 @@ class Store:
             stored = self._redis.get(_key(message.user, f"turn:{message.key}"))
         return Turn.from_json(stored) if stored else None
 
+    def turn_numbered(self, user: str, number: int) -> Turn | None:
+        """Return a turn that is undelivered, or recent; ``None`` for an older one."""
+        with _reachable():
+            stored = self._redis.hget(_key(user, "outbox"), str(number))
+        if stored:
+            return Turn.from_json(stored)
+        return next((turn for turn in self.history(user) if turn.number == number), None)
+
+    def is_being_answered(self, message: Message) -> bool:
+        """Return whether a run of this very message is under way."""
+        with _reachable():
+            current, run = self._redis.hmget(_key(message.user, "conversation"), "message", "run")
+        return bool(current == message.key and run)
+
     def history(self, user: str) -> list[Turn]:
         """Return the stored turns of a user, oldest first."""
         with _reachable():
@@ -264,6 +285,48 @@ class Store:
         with _reachable():
             return bool(self._redis.set(_key(user, f"told:{what}"), 1, nx=True, ex=int(seconds)))
 
+    def was_told(self, user: str, what: str) -> bool:
+        """Return whether ``tell_once`` was true for that within its time."""
+        with _reachable():
+            return bool(self._redis.exists(_key(user, f"told:{what}")))
+
+    def alert_once(self, what: str, *, seconds: float) -> bool:
+        """Return whether a person is to be called about ``what``: not again for ``seconds``."""
+        with _reachable():
+            return bool(self._redis.set(f"chatbot:alerted:{what}", 1, nx=True, ex=int(seconds)))
+
+    # -- how fast a channel may be used -----------------------------------------
+
+    def pace(self, user: str, account: str, limits: Limits, *, longest: float) -> tuple[bool, float]:
+        """Take the next place of ``account`` and of ``user`` in their schedules, for all senders.
+
+        Returns ``(True, s)``: send in ``s`` seconds (``longest`` at most), or ``(False, s)``:
+        nothing is taken, ask again in ``s`` seconds.
+        """
+        keys = [_key(user, "pace"), _pace(account)]
+        arguments = [self._clock(), limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest]
+        with _reachable():
+            taken, wait = self._script["pace"](keys, arguments)
+        return bool(taken), float(wait)
+
+    def hold_pair(self, user: str, limits: Limits, *, pause: float) -> float:
+        """Have nothing sent to ``user`` for ``pause`` seconds, longer each time in a row; return for how long.
+
+        Meta asks for 4^n seconds after its n-th refusal.
+        """
+        with _reachable():
+            refusals = self._redis.incr(_key(user, "refused"))
+            self._redis.expire(_key(user, "refused"), REFUSALS_SECONDS)
+            rest = float(min(pause**refusals if pause > 1 else pause, REFUSALS_SECONDS))
+            full = self._clock() + rest + (limits.pair_burst - 1) * limits.pair_seconds
+            self._redis.set(_key(user, "pace"), full, px=int((full - self._clock()) * 1000) + 1000)
+        return rest
+
+    def hold_number(self, account: str, *, pause: float) -> None:
+        """Have nothing sent from ``account`` for ``pause`` seconds."""
+        with _reachable():
+            self._redis.set(_pace(account), self._clock() + pause, px=int(pause * 1000) + 1000)
+
     def count(self, event: str) -> None:
         """Add one to how often ``event`` happened."""
         with _reachable():
@@ -304,6 +367,10 @@ class Store:
         """Return the users whose replies should have gone out before that Unix time."""
         with _reachable():
             return list(self._redis.zrangebyscore(DUE, "-inf", before))
+
+
+def _pace(account: str) -> str:
+    return f"chatbot:pace:{account}"
 
 
 def _key(user: str, what: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MARK_READ_SECONDS = 20.0
+TYPING_SECONDS = 20.0
 
 
 class BotTask(Task):
@@ -82,11 +83,15 @@ def send(self: BotTask, user: str, number: int = 0) -> int:  # noqa: ARG001  # s
 def mark_read(
     self: BotTask, user: str, message_id: str, message: dict[str, Any], asked_at: float  # noqa: ARG001
 ) -> None:  # fmt: skip
-    """Mark a message as read and show typing: a courtesy, never tried again, and soon or never."""
+    """Mark a message as read and show typing: a courtesy, never tried again, and soon or never.
+
+    WhatsApp shows typing for 25 s: while the turn runs, it is shown anew.
+    """
     if time.time() - asked_at > MARK_READ_SECONDS:
         raise Discard("too late to mark as read")
     try:
-        self.bot.delivery.mark_read(Message.from_dict(message))
+        if self.bot.delivery.mark_read(Message.from_dict(message)):
+            self.bot.router.mark_read(Message.from_dict(message), countdown=TYPING_SECONDS)
     except (Transient, Permanent) as err:
         raise Discard(f"not marked as read: {err}") from err
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
-from chatbot.messages import Inbound, Media, Message, Part
+from chatbot.errors import Permanent, Transient
+from chatbot.messages import Inbound, Limits, Media, Message, Part, Status
 
 if TYPE_CHECKING:
     from chatbot.config import Settings
@@ -23,7 +24,15 @@ CHANNELS = {
 
 
 class Sender(Protocol):
-    """The way out: how a person is reached. Calls raise ``Transient`` and ``Permanent``."""
+    """The way out: how a person is reached. Calls raise ``Transient`` and ``Permanent``.
+
+    ``limits`` says how fast it may be used, ``window`` for how many seconds after their
+    last message a person can be written to, ``reopening`` what is sent later than that.
+    """
+
+    limits: Limits | None
+    window: float | None
+    reopening: Part | None
 
     def compose(self, reply: str) -> list[Part]:
         """Return the parts one reply is sent as, always the same for the same reply."""
@@ -36,6 +45,9 @@ class Sender(Protocol):
 
     def mark_read(self, to: Message, *, typing: bool) -> None:
         """Mark ``to`` as read and, with ``typing``, show that an answer is being written."""
+
+    def failed(self, status: Status) -> Transient | Permanent:
+        """Return what a ``failed`` status stands for, as if the call had failed that way."""
 
 
 class Channel(Sender, Protocol):

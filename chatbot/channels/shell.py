@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from chatbot.messages import Message, Part
+from chatbot.errors import Permanent
+from chatbot.messages import Limits, Message, Part, Status
 
 
 class Shell:
     """Delivers nothing to nobody; ``chat()`` finds the committed turn by itself."""
+
+    limits: Limits | None = None
+    window: float | None = None
+    reopening: Part | None = None
 
     def compose(self, reply: str) -> list[Part]:
         """Return the reply as one part."""
@@ -18,3 +23,7 @@ class Shell:
 
     def mark_read(self, to: Message, *, typing: bool) -> None:
         """Do nothing: a shell shows neither."""
+
+    def failed(self, status: Status) -> Permanent:
+        """Never asked: a shell sends no statuses."""
+        return Permanent(f"a shell reports nothing, and yet {status.status!r}")

@@ -1,7 +1,7 @@
 """WhatsApp Cloud API: verify and parse what Meta posts, send what we answer.
 
-Every failure of a call becomes one of our errors: tried again, kept aside, or a person
-is called. Meta's ``code`` decides, not the HTTP status (Meta, "Cloud API error codes").
+Every failure of a call becomes one of our errors (``cloud_errors.py``): tried again, sent
+more slowly, kept aside, or a person is called.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from chatbot import language
 from chatbot.channels import cloud_payload
+from chatbot.channels.cloud_errors import MEANINGS, failure
+from chatbot.channels.cloud_text import to_whatsapp
+from chatbot.choices import as_text, offered
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Inbound, Message, Part
+from chatbot.language import OPTIONS, PICK
+from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status
 
 if TYPE_CHECKING:
     import httpx  # loaded by the first call: the webhook makes none
@@ -29,19 +34,12 @@ if TYPE_CHECKING:
 #: Longest text body the API takes (Meta, "Text messages").
 LIMIT = 4096
 
-#: Pauses in seconds after a code that only means "slow down".
-SLOW_DOWN = {
-    131056: 6.0,  # pair rate: one message per 6 s to the same person, after a burst
-    130429: 1.0,  # throughput of this number
-    80007: 60.0,  # rate of the whole business account
-    4: 60.0,  # rate of the app
-    131048: 60.0,  # spam rate
-    131000: 1.0, 131016: 5.0, 131057: 60.0, 133004: 5.0, 2: 5.0, 1: 1.0,  # Meta's own trouble
-}  # fmt: skip
-#: No later try can help this message.
-NEVER = frozenset({100, 131008, 131009, 131021, 131026, 131030, 131047, 131049, 131051, 131052, 131053, 132000, 135000})
-#: Nothing can be sent at all until a person acts: token, permission, policy, payment.
-DOWN = frozenset({0, 3, 10, 190, 368, 131005, 131031, 131042, 131045, *range(200, 300)})
+#: Reply buttons, list rows and what they hold at most (Meta, "Interactive messages").
+BUTTONS, BUTTON_TITLE = 3, 20
+ROWS, ROW_TITLE, ROW_DESCRIPTION = 10, 24, 72
+INTERACTIVE_BODY = 1024
+#: A person can be written to freely for this long after their last message.
+WINDOW_SECONDS = 86_400.0
 
 
 class WhatsApp:
@@ -56,11 +54,17 @@ class WhatsApp:
         app_secret: str,
         verify_token: str,
         timeout: float,
+        previous_app_secret: str = "",
+        template: str = "",
+        limits: Limits | None = None,
     ) -> None:
         self._graph_url = graph_url.rstrip("/")
         self._phone_number_id = phone_number_id
         self._access_token = access_token
-        self._app_secret = app_secret.encode()
+        self._app_secrets = [secret.encode() for secret in (app_secret, previous_app_secret) if secret]
+        self.limits = limits
+        self.window = WINDOW_SECONDS
+        self.reopening = Part("", template=template) if template else None
         self._verify_token = verify_token.encode()
         self._timeout = timeout
         self._opening = threading.Lock()
@@ -76,6 +80,13 @@ class WhatsApp:
             app_secret=secret(settings.whatsapp_app_secret),
             verify_token=secret(settings.whatsapp_verify_token),
             timeout=settings.send_timeout,
+            previous_app_secret=secret(settings.whatsapp_app_secret_previous),
+            template=settings.whatsapp_template,
+            limits=Limits(
+                per_second=settings.whatsapp_rate,
+                pair_seconds=settings.whatsapp_pair_seconds,
+                pair_burst=settings.whatsapp_pair_burst,
+            ),
         )
 
     # -- inbound ----------------------------------------------------------------
@@ -91,11 +102,12 @@ class WhatsApp:
     def verify(self, body: bytes, header: Callable[[str], str | None]) -> None:
         """Return when ``X-Hub-Signature-256`` (``sha256=<hex>``) was made over ``body`` with our app secret.
 
-        Compared in constant time; any header bytes are allowed. Raises ``BadSignature``.
+        The previous secret counts too. Compared in constant time; any header bytes are
+        allowed. Raises ``BadSignature``.
         """
-        expected = b"sha256=" + hmac.new(self._app_secret, body, hashlib.sha256).hexdigest().encode()
         given = (header("X-Hub-Signature-256") or "").encode("utf-8", "replace")
-        if not self._app_secret or not hmac.compare_digest(given, expected):
+        # Every secret is tried, whatever the first one said: the time tells nothing.
+        if not sum([hmac.compare_digest(given, _signature(body, known)) for known in self._app_secrets]):
             raise BadSignature("the signature is missing or wrong (CHATBOT_WHATSAPP_APP_SECRET)")
 
     def parse(self, body: bytes) -> Inbound:
@@ -105,26 +117,24 @@ class WhatsApp:
     # -- outbound ---------------------------------------------------------------
 
     def compose(self, reply: str) -> list[Part]:
-        """Return the parts a reply is sent as."""
-        return [Part(text) for text in split(reply)]
+        """Return the parts a reply is sent as: texts and, at the end, the choices it offers."""
+        text, choices = offered(reply)
+        if not choices or not _fit(choices):
+            return [Part(part) for part in split(to_whatsapp(as_text(text, choices)))]
+        parts = split(to_whatsapp(text)) or [PICK[language.guess(text)]]
+        if len(parts[-1]) > INTERACTIVE_BODY:
+            parts.append(PICK[language.guess(text)])
+        return [*(Part(part) for part in parts[:-1]), Part(parts[-1], choices)]
 
     def send(self, to: Message, part: Part, *, callback: str) -> str:
         """Send one part in reply to ``to``; return Meta's id of it.
 
         ``callback`` comes back in the status webhooks. Raises ``Transient`` (also
-        ``ChannelDown``, ``OutcomeUnknown``) and ``Permanent``.
+        ``TooFast``, ``ChannelDown``, ``OutcomeUnknown``) and ``Permanent`` (also ``WindowClosed``).
         """
         recipient = {"to": to.phone} if to.phone else {"recipient": to.bsuid}
-        answer = self._call(
-            to,
-            {
-                "recipient_type": "individual",
-                **recipient,
-                "type": "text",
-                "text": {"body": part.text, "preview_url": "http" in part.text},
-                "biz_opaque_callback_data": callback,
-            },
-        )
+        callbacks = {"biz_opaque_callback_data": callback} if callback else {}
+        answer = self._call(to, {"recipient_type": "individual", **recipient, **_content(part), **callbacks})
         if id_ := _id_in(answer):
             return id_
         raise OutcomeUnknown("the Graph API accepted a message and gave no id")
@@ -133,6 +143,14 @@ class WhatsApp:
         """Mark ``to`` as read, with the typing indicator where asked (25 s, or until the reply)."""
         indicator = {"typing_indicator": {"type": "text"}} if typing else {}
         self._call(to, {"status": "read", "message_id": to.id, **indicator})
+
+    def failed(self, status: Status) -> Transient | Permanent:
+        """Return what a ``failed`` status stands for, as if the call had failed that way."""
+        says = f"WhatsApp reported failed, code {status.error_code}"
+        meaning = MEANINGS.get(status.error_code) if status.error_code else None
+        if meaning is None:
+            return Permanent(says)
+        return failure(meaning, f"{says} ({meaning.what})", meaning.pause)
 
     def close(self) -> None:
         """Close the connections, if there are any; a later call opens new ones."""
@@ -179,15 +197,43 @@ def _classified(answer: httpx.Response) -> Transient | Permanent:
     code = _code_in(_json(answer))
     says = f"the Graph API answered {answer.status_code}, code {code}"
     asked = _retry_after(answer)
-    if code in DOWN:
-        return ChannelDown(says, retry_after=asked)
-    if code in NEVER:
-        return Permanent(says)
-    if code is not None and code in SLOW_DOWN:
-        return Transient(says, retry_after=asked or SLOW_DOWN[code])
+    if code is not None and code in MEANINGS:
+        meaning = MEANINGS[code]
+        return failure(meaning, f"{says} ({meaning.what})", asked or meaning.pause)
     if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or answer.is_server_error:
         return Transient(says, retry_after=asked)
     return Permanent(says)
+
+
+def _content(part: Part) -> dict[str, Any]:
+    """Return what a part is to the API: a text, buttons, a list, or a template."""
+    if part.template:
+        name, _, language_code = part.template.partition(":")
+        return {"type": "template", "template": {"name": name, "language": {"code": language_code or "pt_BR"}}}
+    if not part.choices:
+        return {"type": "text", "text": {"body": part.text, "preview_url": "http" in part.text}}
+    if len(part.choices) <= BUTTONS and all(
+        len(choice.title) <= BUTTON_TITLE and not choice.description for choice in part.choices
+    ):
+        buttons = [{"type": "reply", "reply": {"id": str(n), "title": c.title}} for n, c in enumerate(part.choices)]
+        action: dict[str, Any] = {"buttons": buttons}
+        return {"type": "interactive", "interactive": {"type": "button", "body": {"text": part.text}, "action": action}}
+    rows = [
+        {"id": str(n), "title": c.title, **({"description": c.description} if c.description else {})}
+        for n, c in enumerate(part.choices)
+    ]
+    action = {"button": OPTIONS[language.guess(part.text)], "sections": [{"rows": rows}]}
+    return {"type": "interactive", "interactive": {"type": "list", "body": {"text": part.text}, "action": action}}
+
+
+def _fit(choices: tuple[Choice, ...]) -> bool:
+    return len(choices) <= ROWS and all(
+        len(choice.title) <= ROW_TITLE and len(choice.description) <= ROW_DESCRIPTION for choice in choices
+    )
+
+
+def _signature(body: bytes, secret: bytes) -> bytes:
+    return b"sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest().encode()
 
 
 def _code_in(body: Any) -> int | None:

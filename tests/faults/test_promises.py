@@ -31,7 +31,7 @@ from chatbot import conversation, delivery
 from chatbot.breaker import Breaker
 from chatbot.conversation import Conversation
 from chatbot.delivery import Delivery
-from chatbot.errors import OutcomeUnknown, Permanent, Transient
+from chatbot.errors import OutcomeUnknown, Permanent, TooFast, Transient
 from chatbot.messages import Message, Part, Status, Turn
 from chatbot.store import OVERDUE_SECONDS, Store, connect
 
@@ -127,7 +127,7 @@ class Exchange:
         self.notices: list[tuple[Message, str, str]] = []
         self._fresh = itertools.count()
 
-    def wake_sender(self, user: str, number: int) -> None:
+    def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
         self.wake_ups[user].append(f"wake-up-{next(self._fresh)}")
 
     def mark_read(self, message: Message) -> None:
@@ -180,7 +180,7 @@ ANSWER_FAULTS = {
     "bury": ENDS, "notify": ("crash", "error"), "wake_sender": ENDS, "ack": ("crash",),
 }  # fmt: skip
 DELIVER_FAULTS = {
-    "claim_delivery": ENDS, "send": (*ENDS, "silence", "silence", "slow down", "slow down", "refusal"),
+    "claim_delivery": ENDS, "send": (*ENDS, "silence", "silence", "slow down", "slow down", "too fast", "refusal"),
     "settle_part": ENDS, "settle_done": ENDS, "settle_calling": ENDS, "settle_later": ENDS, "settle_doubt": ENDS,
     "count": ENDS, "bury": ENDS, "ack": ("crash",),
 }  # fmt: skip
@@ -256,9 +256,12 @@ class Promises(RuleBasedStateMachine):
         )  # fmt: skip
 
     def _start_sender(self) -> Delivery:
-        channel = SimpleNamespace(compose=self.provider.compose, send=Steps(self.provider, self.step).send)
+        channel = SimpleNamespace(
+            compose=self.provider.compose, send=Steps(self.provider, self.step).send, limits=None, window=None
+        )
+        outbound = SimpleNamespace(bury=Steps(self.exchange, self.step).bury, wake_sender=self.exchange.wake_sender)
         return Delivery(
-            self._faulty_store(), {"shell": channel}, bury=Steps(self.exchange, self.step).bury, tries=3,
+            self._faulty_store(), {"shell": channel}, outbound, tries=3,
             settle_seconds=SETTLE_SECONDS, clock=self.clock, sleep=self.clock.advance,
         )  # fmt: skip
 
@@ -296,7 +299,7 @@ class Promises(RuleBasedStateMachine):
             if fault.at == "send" and run.claimed:
                 self.refused.add((run.user, run.claimed.number))
             raise Permanent("refused")
-        if what in {"error", "away", "silence", "slow down"}:
+        if what in {"error", "away", "silence", "slow down", "too fast"}:
             raise self._error(run, fault)
         self._meanwhile(run, what, fault.then)
 
@@ -307,6 +310,8 @@ class Promises(RuleBasedStateMachine):
         if fault.what == "away":
             run.away[fault.at] = self.clock() + AWAY_SECONDS
         run.told_at = None
+        if fault.what == "too fast":
+            return TooFast("slowly", retry_after=6.0)
         return Transient("away", retry_after=60.0 if fault.what == "slow down" else None)
 
     def _meanwhile(self, run: Run, what: str, plan: tuple[Fault, ...]) -> None:

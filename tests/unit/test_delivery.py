@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from chatbot import delivery as delivery_module
-from chatbot.delivery import CLAIM_SECONDS, Delivery
-from chatbot.errors import OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Message, Part, Status
+from chatbot.delivery import CLAIM_SECONDS, HEADROOM, Delivery
+from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
+from chatbot.messages import Limits, Message, Part, Status
 from chatbot.store import Store, connect
 
 fresh = itertools.count()
@@ -20,7 +20,11 @@ fresh = itertools.count()
 class Provider:
     """A channel that keeps what it sent and raises what the script says."""
 
+    window = 86_400.0
+
     def __init__(self) -> None:
+        self.limits = None
+        self.reopening = None
         self.sent: list[str] = []
         self.read: list[tuple[str, bool]] = []
         self.script: list[Exception | None] = []
@@ -34,6 +38,9 @@ class Provider:
             raise error
         self.sent.append(part.text)
         return f"wamid.{callback}"
+
+    def failed(self, status):
+        return self.failures[status.error_code]
 
     def mark_read(self, to, *, typing):
         self.read.append((to.id, typing))
@@ -55,17 +62,36 @@ def provider():
     return Provider()
 
 
-@pytest.fixture
-def buried():
-    return []
+class Outbound:
+    """Keeps what the sender publishes."""
+
+    def __init__(self) -> None:
+        self.buried: list[tuple[str, str]] = []
+        self.woken: list[tuple[str, int, float]] = []
+
+    def bury(self, message, reason):
+        self.buried.append((message.id, reason))
+
+    def wake_sender(self, user, number, *, countdown):
+        self.woken.append((user, number, countdown))
 
 
 @pytest.fixture
-def delivery(store, provider, buried):
+def outbound():
+    return Outbound()
+
+
+@pytest.fixture
+def buried(outbound):
+    return outbound.buried
+
+
+@pytest.fixture
+def delivery(store, provider, outbound):
     return Delivery(
         store,
         {"whatsapp": provider},
-        bury=lambda m, reason: buried.append((m.id, reason)),
+        outbound,
         tries=3,
         settle_seconds=60,
         clock=store.now,
@@ -113,11 +139,11 @@ def test_a_refused_reply_is_kept_and_the_next_follows(store, provider, delivery,
     assert buried == [("q-a", "reply not delivered: 131047: the window is closed")]
 
 
-def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, buried):
+def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, outbound, buried):
     delivery = Delivery(
         store,
         {},
-        bury=lambda m, reason: buried.append((m.id, reason)),
+        outbound,
         tries=1,
         settle_seconds=60,
         sleep=lambda _: None,
@@ -172,12 +198,14 @@ def test_a_status_of_what_is_settled_or_foreign_changes_nothing(store, provider,
     assert provider.sent == ["a", "b", "c"]
 
 
-def test_typing_is_shown_only_before_the_answer(store, provider, delivery):
-    waiting = Message(user="ana", id="new", text="?", channel="whatsapp")
-    delivery.mark_read(waiting)
-    commit(store, "a")
-    delivery.mark_read(Message(user="ana", id="q-a", text="?", channel="whatsapp"))
-    assert provider.read == [("new", True), ("q-a", False)]
+def test_typing_is_shown_only_while_the_turn_runs(store, provider, delivery):
+    message = Message(user="ana", id="new", text="?", channel="whatsapp")
+    assert delivery.mark_read(message) is False, "not begun"
+    begun = store.begin_turn(message, seconds=60)
+    assert delivery.mark_read(message) is True
+    store.commit_turn(begun, "a")
+    assert delivery.mark_read(message) is False, "answered"
+    assert provider.read == [("new", False), ("new", True), ("new", False)]
 
 
 def test_many_senders_and_shuffled_wake_ups_keep_order(store, provider, delivery):
@@ -253,3 +281,123 @@ def test_a_sender_that_lost_its_claim_tries_no_further(store, provider, delivery
     send, provider.send = provider.send, stuck
     assert delivery.deliver("ana", holder="w1") == 0
     assert provider.sent == ["a"]
+
+
+# -- how fast, and how late -----------------------------------------------------
+
+
+def test_one_number_and_one_person_keep_their_pace_together(store, provider, delivery, outbound):
+    """The channel never sees more than it allows, whoever sends; what is early comes back on time."""
+    provider.limits = Limits(per_second=10.0, pair_seconds=6.0, pair_burst=3)
+    slept = []
+    delivery._sleep = lambda seconds: (slept.append(seconds), store.move(seconds))
+    commit(store, "1", "2", "3", "4")
+    began = store.now()
+    assert delivery.deliver("ana", holder="w1") == 3
+    assert provider.sent == ["1", "2", "3"]
+    assert slept == pytest.approx([0.1 / HEADROOM] * 2, abs=1e-5), "the number's pace is slept through"
+    [(user, number, pause)] = outbound.woken
+    assert (user, number) == ("ana", 4)
+    assert store.now() + pause == pytest.approx(began + 6 / HEADROOM, abs=0.01), "then one every 6 s"
+    assert delivery.deliver("ana", holder="w2") == 0, "woken early, it is still not time"
+    store.move(pause + 0.001)
+    assert delivery.deliver("ana", holder="w3") == 1
+    assert provider.sent == ["1", "2", "3", "4"]
+
+
+def test_a_number_with_a_backlog_is_not_slept_for(store, provider, delivery, outbound):
+    provider.limits = Limits(per_second=1.0, pair_seconds=6.0, pair_burst=45)
+    for user in ("ana", "bia", "caio", "dora"):
+        commit(store, f"{user}!", user=user)
+        delivery.deliver(user, holder="w")
+    assert provider.sent == ["ana!", "bia!"]
+    assert [user for user, _, _ in outbound.woken] == ["caio", "dora"]
+
+
+@pytest.mark.parametrize(("whole_number", "held"), [(False, "ana"), (True, "bia")])
+def test_a_channel_that_says_too_fast_is_left_alone_by_all(store, provider, delivery, outbound, whole_number, held):
+    provider.limits = Limits(per_second=80.0, pair_seconds=6.0, pair_burst=45)
+    provider.script = [TooFast("131056", retry_after=4.0, whole_number=whole_number)]
+    commit(store, "a", user="ana")
+    commit(store, "b", user="bia")
+    assert delivery.deliver("ana", holder="w1") == 0, "not tried again in place"
+    store.move(1.0)
+    delivery.deliver(held, holder="w2")
+    assert provider.sent == []
+    store.move(3.1)
+    delivery.deliver(held, holder="w3")
+    assert provider.sent == [held[0]]
+    assert store.counts()["too_fast"] == 1
+
+
+def test_a_pair_that_is_refused_again_waits_four_times_as_long(store, provider, delivery, outbound):
+    provider.limits = Limits(per_second=80.0, pair_seconds=6.0, pair_burst=45)
+    provider.script = [TooFast("131056", retry_after=4.0)] * 3
+    commit(store, "a")
+    for pause in (4.0, 16.0, 64.0):
+        delivery.deliver("ana", holder="w")
+        assert outbound.woken.pop() == ("ana", 1, pause)
+        store.move(pause + 0.01)
+    assert delivery.deliver("ana", holder="w") == 1
+
+
+def test_a_number_that_is_down_sends_nothing_and_somebody_is_called(store, provider, delivery, outbound, caplog):
+    provider.limits = Limits(per_second=80.0, pair_seconds=6.0, pair_burst=45)
+    provider.script = [ChannelDown("190")] * 2
+    for user in ("ana", "bia"):
+        commit(store, user[0], user=user)
+        delivery.deliver(user, holder="w")
+    assert len(provider.script) == 1, "asked once, and not for the next user either"
+    assert store.counts()["channel_down"] == 1
+    assert [pause for _, _, pause in outbound.woken] == pytest.approx([60.0, 60.0], abs=0.1)
+    store.move(60.1)
+    delivery.deliver("ana", holder="w")
+    assert provider.sent == [], "still down"
+    store.move(60.1)
+    delivery.deliver("bia", holder="w")
+    delivery.deliver("ana", holder="w")
+    assert provider.sent == ["b", "a"]
+
+
+def late(store, *, hours, user="ana"):
+    message = Message(user=user, id="late", text="?", channel="whatsapp", sent_at=store.now() - hours * 3600)
+    assert store.commit_turn(store.begin_turn(message, seconds=60), "tarde")
+
+
+@pytest.mark.parametrize(
+    ("hours", "template", "sent", "dead"),
+    [(23, False, ["tarde"], 0), (25, False, [], 1), (25, True, ["template"], 0), (24 * 300, False, ["tarde"], 0)],
+)
+def test_the_window_of_24_hours(store, provider, delivery, buried, hours, template, sent, dead):
+    store.move(10**8)
+    provider.reopening = Part("template") if template else None
+    late(store, hours=hours)
+    assert delivery.deliver("ana", holder="w") == 1
+    assert (provider.sent, len(buried)) == (sent, dead)
+
+
+def test_a_later_message_keeps_the_window_open(store, provider, delivery, buried):
+    store.move(10**8)
+    late(store, hours=25)
+    newer = Message(user="ana", id="newer", text="?", channel="whatsapp", sent_at=store.now() - 60)
+    assert store.commit_turn(store.begin_turn(newer, seconds=60), "já")
+    assert delivery.deliver("ana", holder="w") == 2
+    assert (provider.sent, buried) == (["tarde", "já"], [])
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_reply_that_failed_later_is_acted_on_once(store, provider, delivery, buried, template):
+    provider.failures = {131047: WindowClosed("131047"), 131026: Permanent("131026")}
+    provider.reopening = Part("template") if template else None
+    commit(store, "a", "b")
+    delivery.deliver("ana", holder="w")
+    failed = [
+        Status("wamid.a", "failed", callback="ana:1:0", error_code=131047),
+        Status("wamid.b", "failed", callback="ana:2:0", error_code=131026),
+    ]
+    for status in (*failed, *failed):
+        delivery.report(status)
+    undelivered = [("q-b", "reply not delivered: 131026")]
+    assert buried == (undelivered if template else [("q-a", "reply not delivered: 131047"), *undelivered])
+    assert provider.sent == ["a", "b", *(["template"] if template else [])]
+    assert store.counts()["reply_failed"] == 2
