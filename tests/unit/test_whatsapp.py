@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatbot.channels.whatsapp import WhatsApp, split
-from chatbot.errors import BadPayload, BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
+from chatbot.errors import (
+    BadPayload,
+    BadSignature,
+    ChannelDown,
+    OutcomeUnknown,
+    Permanent,
+    TooFast,
+    Transient,
+    WindowClosed,
+)
 from chatbot.messages import Message, Part
 from tests.system import sign, webhook_body
 
@@ -254,9 +263,9 @@ def test_read_and_typing_are_one_call(graph):
 @pytest.mark.parametrize(
     ("status", "code", "kind", "pause"),
     [
-        (400, 131056, Transient, 6.0),
-        (429, 130429, Transient, 1.0),
-        (400, 131047, Permanent, None),
+        (400, 131056, TooFast, 4.0),
+        (429, 130429, TooFast, 1.0),
+        (400, 131047, WindowClosed, None),
         (500, 131026, Permanent, None),
         (401, 190, ChannelDown, None),
         (403, 200, ChannelDown, None),
@@ -293,6 +302,19 @@ def test_an_acceptance_without_an_id_is_an_unknown_outcome(graph):
     graph.answer = (200, b"ok", {})
     with pytest.raises(OutcomeUnknown):
         whatsapp(graph.url).send(TO, Part("oi"), callback="")
+
+
+def test_two_app_secrets_are_valid_during_a_rotation():
+    raw = b"{}"
+    rotating = WhatsApp(
+        graph_url="http://127.0.0.1:1", phone_number_id="42", access_token="t", app_secret="new", verify_token="v",
+        timeout=1.0, previous_app_secret="old",
+    )  # fmt: skip
+    for known in ("new", "old"):
+        rotating.verify(raw, {"X-Hub-Signature-256": sign(raw, known)}.get)
+    for wrong in ("", "older"):
+        with pytest.raises(BadSignature):
+            rotating.verify(raw, {"X-Hub-Signature-256": sign(raw, wrong)}.get)
 
 
 # -- splitting -------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatbot.channels.whatsapp import WhatsApp
-from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, Transient
+from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
 from chatbot.messages import Message, Part
 
 TO = Message(user="5511999990001", id="wamid.in", text="oi", account="77", phone="5511999990001")
@@ -90,9 +90,11 @@ def failure(graph: Graph, **options: Any) -> Exception:
 @pytest.mark.parametrize(
     ("kind", "codes"),
     [
-        (Transient, [131056, 130429, 80007, 4]),
-        (Permanent, [131047, 131026, 131021, 131051, 100]),
-        (ChannelDown, [0, 3, 10, 190, 200, 250, 299, 368, 131031, 131042, 131045]),
+        (Transient, [1, 2, 131000, 131016, 131057, 133004]),
+        (TooFast, [131056, 130429, 80007, 4, 131048]),
+        (Permanent, [131026, 131021, 131051, 100, 131049, 132001]),
+        (WindowClosed, [131047]),
+        (ChannelDown, [0, 3, 10, 190, 200, 250, 299, 368, 131031, 131037, 131042, 131045, 133010]),
     ],
 )
 def test_the_code_decides_whatever_the_http_status_is(graph, status, kind, codes):
@@ -126,7 +128,7 @@ def test_the_pause_asked_for_wins_over_our_own(graph):
     graph.refuse(400, 131056, Retry_After="9")
     assert failure(graph).retry_after == 9.0
     graph.refuse(400, 131056, Retry_After="nan")
-    assert failure(graph).retry_after == 6.0
+    assert failure(graph).retry_after == 4.0
 
 
 # -- answers that leave a doubt --------------------------------------------------
