@@ -209,7 +209,10 @@ class DemoSettings(Settings):
     @classmethod
     def _choose(cls, values: dict[str, Any]) -> dict[str, Any]:
         port = values.get("CHATBOT_PORT") or values.get("PORT") or 8000
-        values.setdefault("whatsapp_graph_url", f"http://127.0.0.1:{port}/simulator/graph/v26.0")
+        if "whatsapp_graph_url" not in values:  # our own stand-in takes messages as fast as they come
+            values["whatsapp_graph_url"] = f"http://127.0.0.1:{port}/simulator/graph/v26.0"
+            values.setdefault("whatsapp_rate", 1000.0)
+            values.setdefault("whatsapp_pair_seconds", 0.01)
         if "llm_model" not in values and values.get("llm_base_url"):
             values["llm_model"] = "local"
         elif "llm_model" not in values and (values.get("CHATBOT_LLM_API_KEY") or values.get("OPENAI_API_KEY")):

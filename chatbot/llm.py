@@ -89,6 +89,7 @@ _ASKED = re.compile(
     r"|(?:cuál|cual).{0,6} mi nombre|como me llamo",
     re.IGNORECASE,
 )
+_OPTIONS = re.compile(r"\b(?:opções|opcoes|options|opciones)\b", re.IGNORECASE)
 
 
 def offline_reply(said: list[str]) -> str:
@@ -99,6 +100,8 @@ def offline_reply(said: list[str]) -> str:
         return f"Seu nome é {names[-1]}." if names else "Você ainda não me disse o seu nome."
     if match := _NAMED.search(last):
         return f"Prazer, {match.group(1)}! Vou me lembrar do seu nome."
+    if _OPTIONS.search(last):
+        return "Sobre o que quer falar?\n[[Preços]]\n[[Entrega]]\n[[Outra coisa]]"
     if len(said) <= 1:
         return f"Olá! Sou um modelo offline de demonstração, sem inteligência de verdade. Você disse: {last}"
     return f"Você disse: {last} (mensagem {len(said)} desta conversa)"

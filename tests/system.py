@@ -83,6 +83,17 @@ class StandIn:
         sent: list[dict[str, Any]] = answer.json()
         return sent
 
+    def keep_rates(self, **rates: float) -> None:
+        """Refuse what comes faster, as Meta does."""
+        self._client.post(f"{self.url}/rates", json=rates).raise_for_status()
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Return every call and its outcome, oldest first."""
+        answer = self._client.get(f"{self.url}/calls")
+        answer.raise_for_status()
+        calls: list[dict[str, Any]] = answer.json()
+        return calls
+
     def fail(self, **fault: Any) -> None:
         """Script a failure."""
         self._client.post(f"{self.url}/faults", json=fault).raise_for_status()
@@ -113,6 +124,9 @@ class System:
             "CHATBOT_WHATSAPP_ACCESS_TOKEN": "test-token",
             "CHATBOT_WHATSAPP_PHONE_NUMBER_ID": PHONE_NUMBER_ID,
             "CHATBOT_HOUSEKEEPING_INTERVAL": "1",
+            # The stand-in takes messages as fast as they come, unless a test says otherwise.
+            "CHATBOT_WHATSAPP_RATE": "10000",
+            "CHATBOT_WHATSAPP_PAIR_SECONDS": "0.001",
             "C_FORCE_ROOT": "1",
             **model,
             **{f"CHATBOT_{name.upper()}": str(value) for name, value in settings.items()},

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 LONGEST_TEXT = 4096
+#: Interactive messages: what each of their texts may hold.
+LONGEST_BODY = 1024
+BUTTONS, BUTTON_TITLE = 3, 20
+ROWS, ROW_TITLE, ROW_DESCRIPTION = 10, 24, 72
 
 
 class Refused(Exception):
@@ -36,12 +40,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text message to a person: ``to`` is a number in digits or a user id (``BR.…``)."""
+    """A message to a person: ``to`` is a number in digits or a user id (``BR.…``).
+
+    ``choices`` are the titles of its buttons or rows; a template shows as its name.
+    """
 
     to: str
     body: str
     callback: str = ""
     by_user_id: bool = False
+    choices: tuple[str, ...] = ()
 
     def accepted(self, message_id: str) -> dict[str, Any]:
         """Return Meta's answer to an accepted message."""
@@ -77,7 +85,7 @@ def parse(body: Any) -> Text | Read:
     if "status" in body:
         return _read(body)
     kind = body.get("type", "text")
-    if kind != "text":
+    if kind not in _CONTENTS:
         raise Refused(400, 131051, f"(#131051) Message type {str(kind)[:32]!r} is not simulated")
     return _text(body)
 
@@ -98,16 +106,71 @@ def _text(body: dict[str, Any]) -> Text:
     to, recipient = body.get("to"), body.get("recipient")
     if not (to or recipient):
         raise _invalid("The parameter to is required.")
-    content = body.get("text")
-    text = content.get("body") if isinstance(content, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise _invalid("The parameter text['body'] is required.")
-    if len(text) > LONGEST_TEXT:
-        raise _invalid(f"Param text['body'] must be at most {LONGEST_TEXT} characters long.")
+    kind = body.get("type", "text")
+    content = body.get(kind)
+    text, choices = _CONTENTS[kind](content if isinstance(content, dict) else {})
     user = "".join(filter(str.isdigit, str(to))) if to else str(recipient)
     if not user:
         raise _invalid("Param to is not a valid phone number.")
-    return Text(user, text, str(body.get("biz_opaque_callback_data") or ""), by_user_id=not to)
+    return Text(user, text, str(body.get("biz_opaque_callback_data") or ""), by_user_id=not to, choices=choices)
+
+
+def _plain(content: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    return _string(content, "body", "text['body']", LONGEST_TEXT), ()
+
+
+def _template(content: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    language = content.get("language")
+    _string(language if isinstance(language, dict) else {}, "code", "template['language']['code']", 16)
+    return f"[{_string(content, 'name', 'template[name]', 512)}]", ()
+
+
+def _interactive(content: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    body, action = content.get("body"), content.get("action")
+    text = _string(body if isinstance(body, dict) else {}, "text", "interactive['body']['text']", LONGEST_BODY)
+    action = action if isinstance(action, dict) else {}
+    if content.get("type") == "button":
+        offers = [button.get("reply") for button in _listed(action, "buttons", BUTTONS)]
+        longest = BUTTON_TITLE
+    elif content.get("type") == "list":
+        _string(action, "button", "interactive['action']['button']", BUTTON_TITLE)
+        sections = _listed(action, "sections", ROWS)
+        offers = [row for section in sections for row in _listed(section, "rows", ROWS)]
+        longest = ROW_TITLE
+    else:
+        raise _invalid("Param interactive['type'] must be one of {BUTTON, LIST}.")
+    titles = tuple(_string(offer, "title", "interactive title", longest) for offer in _objects(offers))
+    ids = [_string(offer, "id", "interactive id", 256) for offer in _objects(offers)]
+    if len(set(titles)) < len(titles) or len(set(ids)) < len(ids) or len(titles) > ROWS:
+        raise _invalid(f"An interactive message has 1 to {ROWS} choices, each with a title and an id of its own.")
+    if any(len(str(offer.get("description", ""))) > ROW_DESCRIPTION for offer in _objects(offers)):
+        raise _invalid(f"A description must be at most {ROW_DESCRIPTION} characters long.")
+    return text, titles
+
+
+def _listed(holder: dict[str, Any], name: str, most: int) -> list[dict[str, Any]]:
+    items = _objects(holder.get(name))
+    if not 1 <= len(items) <= most:
+        raise _invalid(f"Param {name} must have 1 to {most} items.")
+    return items
+
+
+def _objects(items: Any) -> list[dict[str, Any]]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise _invalid("An interactive message lists objects.")
+    return items
+
+
+def _string(holder: dict[str, Any], name: str, where: str, longest: int) -> str:
+    text = holder.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise _invalid(f"The parameter {where} is required.")
+    if len(text) > longest:
+        raise _invalid(f"Param {where} must be at most {longest} characters long.")
+    return text
+
+
+_CONTENTS = {"text": _plain, "template": _template, "interactive": _interactive}
 
 
 def _invalid(message: str) -> Refused:

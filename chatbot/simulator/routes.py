@@ -10,6 +10,7 @@ GET ``/conversations?users=a,b``                what a page shows when it loads
 GET ``/events?since=n&users=a,b&shown=a``       what happens from then on (event stream)
 GET, DELETE ``/sent``; GET ``/calls``           what the stand-in was asked; ``?to=<user>``
 GET, POST, DELETE ``/faults``                   scripted failures
+GET, POST, DELETE ``/rates``                    how fast the stand-in takes messages
 ==============================================  ============================================
 """
 
@@ -20,6 +21,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
@@ -27,6 +29,7 @@ from werkzeug.exceptions import BadRequest
 
 from chatbot.simulator import graph
 from chatbot.simulator.faults import Fault
+from chatbot.simulator.rates import Rates
 from chatbot.simulator.simulator import Simulator, new_id
 
 STREAM_SECONDS = 20.0
@@ -55,6 +58,7 @@ def create_blueprint(simulator: Simulator) -> Blueprint:
     _serve_page(blueprint, simulator)
     _serve_graph(blueprint, simulator)
     _serve_script(blueprint, simulator)
+    _serve_rates(blueprint, simulator)
     return blueprint
 
 
@@ -136,6 +140,20 @@ def _serve_script(blueprint: Blueprint, simulator: Simulator) -> None:
         return _bad_request(str(error.description))
 
 
+def _serve_rates(blueprint: Blueprint, simulator: Simulator) -> None:
+    @blueprint.route("/rates", methods=["GET", "POST", "DELETE"])
+    def rates() -> Response:
+        if request.method == "DELETE":
+            simulator.rates.set(None)
+        if request.method == "POST":
+            try:
+                simulator.rates.set(Rates.from_dict(request.get_json()))
+            except ValueError as err:
+                return _bad_request(str(err))
+        kept = simulator.rates.rates
+        return jsonify(asdict(kept) if kept else None)
+
+
 def _bad_request(reason: str) -> Response:
     answer = jsonify(error=reason)
     answer.status_code = 400
@@ -162,7 +180,8 @@ def _message(item: Any) -> dict[str, str]:
     if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_SAID:
         raise BadRequest(f"`text` has 1 to {LONGEST_SAID} characters")
     name = str(item.get("name") or user)[:256]
-    return {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256]}
+    message = {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256]}
+    return {**message, "choice": "yes"} if item.get("choice") is True else message
 
 
 def _listed(name: str) -> list[str]:
@@ -202,6 +221,7 @@ def _text(simulator: Simulator, text: graph.Text) -> Response:
         raise graph.Refused(
             fault.status, fault.code, f"(#{fault.code}) Scripted {fault.kind}", retry_after=fault.retry_after
         )
+    simulator.rates.take(text.to)
     message_id = simulator.accept(text, fault)
     outcome = fault.kind if fault else "accepted"
     simulator.state.called(

@@ -11,6 +11,7 @@ from typing import Any
 
 from chatbot.simulator import graph
 from chatbot.simulator.faults import Fault, Faults
+from chatbot.simulator.rates import RateLimiter
 from chatbot.simulator.state import Bubble, State
 from chatbot.simulator.webhooks import Poster, message_body, status_body
 
@@ -22,6 +23,7 @@ class Simulator:
         self.phone_number_id = phone_number_id
         self.state = State()
         self.faults = Faults()
+        self.rates = RateLimiter()
         self._poster = Poster(webhook_url, app_secret)
 
     def start(self) -> None:
@@ -52,8 +54,9 @@ class Simulator:
         silent = fault is not None and fault.kind in ("no_status", "drop_all")
         copies = 2 if fault is not None and fault.kind == "duplicate_status" else 1
         seen = self.state.send(
-            message_id=message_id, user=text.to, text=text.body, callback=text.callback, silent=silent
-        )
+            message_id=message_id, user=text.to, text=text.body, callback=text.callback, silent=silent,
+            choices=text.choices,
+        )  # fmt: skip
         if not silent:
             statuses = ("sent", "delivered", "read") if seen else ("sent", "delivered")
             self._report(message_id, text.to, text.callback, [s for s in statuses for _ in range(copies)])

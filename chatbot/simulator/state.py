@@ -38,6 +38,7 @@ class Bubble:
     callback: str = ""
     silent: bool = False  # no status webhook ever says what became of it
     name: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,15 @@ class State:
 
     # What the business does
 
-    def send(self, *, message_id: str, user: str, text: str, callback: str, silent: bool) -> bool:
+    def send(
+        self, *, message_id: str, user: str, text: str, callback: str, silent: bool, choices: tuple[str, ...] = ()
+    ) -> bool:
         """Show a message of the business; return whether somebody looks at that phone."""
         with self._changed:
             self._typing_until.pop(user, None)
             seen = self._watched[user] > 0
             state = "read" if seen and not silent else "accepted" if silent else "delivered"
-            self._add(Bubble(message_id, user, "in", text, time.time(), state, callback, silent))
+            self._add(Bubble(message_id, user, "in", text, time.time(), state, callback, silent, choices=choices))
             return seen
 
     def read(self, message_id: str, *, typing: bool) -> str:
@@ -122,7 +125,7 @@ class State:
         """Return what the stand-in accepted for a user, or for all, oldest first."""
         with self._changed:
             return [
-                {"id": b.id, "to": b.user, "text": b.text, "time": b.time, "callback": b.callback}
+                {"id": b.id, "to": b.user, "text": b.text, "time": b.time, "callback": b.callback, "choices": b.choices}
                 for b in self._of(user)
                 if b.side == "in"
             ]

@@ -35,7 +35,10 @@ def is_number(user: str) -> bool:
 
 
 def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> dict[str, Any]:
-    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``."""
+    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``.
+
+    One with ``choice`` is a tap on a button that says ``text``.
+    """
     said = list(messages)
     names = {message["from"]: message["name"] for message in said}
     contacts = [
@@ -46,12 +49,18 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
             ("from" if is_number(message["from"]) else "from_user_id"): message["from"],
             "id": message["id"],
             "timestamp": _now(),
-            "text": {"body": message["text"]},
-            "type": "text",
+            **_content(message),
         }
         for message in said
     ]
     return _envelope(phone_number_id, {"contacts": contacts, "messages": written})
+
+
+def _content(message: dict[str, str]) -> dict[str, Any]:
+    if message.get("choice"):
+        chosen = {"id": message["text"][:256], "title": message["text"]}
+        return {"type": "interactive", "interactive": {"type": "button_reply", "button_reply": chosen}}
+    return {"type": "text", "text": {"body": message["text"]}}
 
 
 def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from werkzeug.serving import make_server
 
 from chatbot.simulator import Simulator, create_app
 from chatbot.simulator import state as simulator_state
+from chatbot.simulator.graph import Refused
+from chatbot.simulator.rates import RateLimiter, Rates
 from tests.servers import wait_until
 
 SECRET = "the app secret"
@@ -267,6 +269,82 @@ def test_calls_are_validated_as_meta_does(desk: Desk, change: dict[str, Any], st
     assert refused.json()["error"]["fbtrace_id"]
     assert desk.sent() == []
     assert desk.get("/calls")[0]["outcome"] == "refused"
+
+
+def interactive(kind: str, *titles: str, **more: Any) -> dict[str, Any]:
+    offers = [{"id": str(n), "title": title} for n, title in enumerate(titles)]
+    action: dict[str, Any] = {"buttons": [{"type": "reply", "reply": offer} for offer in offers]}
+    if kind == "list":
+        action = {"button": "Ver", "sections": [{"rows": offers}]}
+    return {
+        "messaging_product": "whatsapp", "to": MARIA, "type": "interactive",
+        "interactive": {"type": kind, "body": {"text": "Qual?"}, "action": action, **more},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        interactive("button"),
+        interactive("button", "a", "b", "c", "d"),
+        interactive("button", "x" * 21),
+        interactive("button", "a", "a"),
+        interactive("list", *map(str, range(11))),
+        interactive("list", "x" * 25),
+        interactive("carousel", "a"),
+        interactive("button", "a", body={"text": "x" * 1025}),
+        {"messaging_product": "whatsapp", "to": MARIA, "type": "template", "template": {"name": "x"}},
+    ],
+)
+def test_interactive_messages_are_validated_as_meta_does(desk: Desk, wrong: dict[str, Any]) -> None:
+    assert desk.business.call(wrong).json()["error"]["code"] == 100
+
+
+def test_choices_are_shown_and_a_tap_on_one_is_a_button_reply(desk: Desk) -> None:
+    assert desk.business.call(interactive("button", "Sim", "Não")).status_code == 200
+    assert desk.business.call(interactive("list", *map(str, range(10)))).status_code == 200
+    assert [sent["choices"] for sent in desk.get("/sent")] == [["Sim", "Não"], [str(n) for n in range(10)]]
+    desk.business.talks = False
+    desk.say("Sim", choice=True)
+    [message] = desk.business.values("messages")
+    assert message["interactive"] == {"type": "button_reply", "button_reply": {"id": "Sim", "title": "Sim"}}
+
+
+def test_a_template_shows_as_its_name(desk: Desk) -> None:
+    template = {"name": "retorno", "language": {"code": "pt_BR"}}
+    body = {"messaging_product": "whatsapp", "to": MARIA, "type": "template", "template": template}
+    assert desk.business.call(body).status_code == 200
+    assert [sent["text"] for sent in desk.get("/sent")] == ["[retorno]"]
+
+
+def test_the_stand_in_takes_messages_no_faster_than_meta() -> None:
+    now = [0.0]
+    limiter = RateLimiter(clock=lambda: now[0])
+    limiter.take("ana")
+    limiter.set(Rates(per_second=3, pair_seconds=6, pair_burst=2))
+
+    def code(to: str) -> int:
+        try:
+            limiter.take(to)
+        except Refused as refused:
+            return refused.code
+        return 0
+
+    assert [code("ana") for _ in range(3)] == [0, 0, 131056], "a burst of two"
+    assert [code("bia"), code("caio")] == [0, 130429], "three in a second"
+    now[0] = 5.9
+    assert code("ana") == 131056
+    now[0] = 6.1
+    assert [code("ana"), code("ana")] == [0, 131056]
+
+
+def test_rates_are_kept_only_when_asked_for(desk: Desk) -> None:
+    assert desk.get("/rates") is None
+    desk.post("/rates", {"pair_burst": 1})
+    body = {"messaging_product": "whatsapp", "to": MARIA, "type": "text", "text": {"body": "oi"}}
+    codes = [desk.business.call(body).json().get("error", {}).get("code") for _ in range(2)]
+    assert codes == [None, 131056]
+    assert len(desk.get("/sent")) == 1
 
 
 def test_the_longest_text_is_accepted(desk: Desk) -> None:

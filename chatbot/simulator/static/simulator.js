@@ -98,14 +98,14 @@ class Phone {
     this.input.focus();
   }
 
-  async say({ id, text }) {
-    this.put({ id, side: "out", text, time: Date.now() / 1000, state: "clock" });
+  async say({ id, text, choice = false }) {
+    this.put({ id, side: "out", text, choice, time: Date.now() / 1000, state: "clock" });
     let status = 0;
     try {
       const answer = await fetch(`${BASE}/say`, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ from: this.user, name: this.name, text, id }),
+        body: JSON.stringify({ from: this.user, name: this.name, text, id, choice }),
       });
       if (answer.ok) status = (await answer.json()).status;
     } catch {
@@ -146,6 +146,7 @@ class Phone {
     bubble.dataset.id = message.id;
     bubble.querySelector(".text").append(formatted(message.text));
     bubble.querySelector(".retry").addEventListener("click", () => this.say(message));
+    this.offer(bubble, message.choices ?? []);
     const written = new Date(message.time * 1000);
     const time = bubble.querySelector("time");
     time.textContent = hour.format(written);
@@ -157,6 +158,23 @@ class Phone {
     this.bubbles.set(message.id, bubble);
     if (message.side === "out") this.setState(message.id, message.state);
     this.arrived(message.side);
+  }
+
+  offer(bubble, choices) {
+    if (!choices.length) return;
+    const list = document.createElement("div");
+    list.className = "choices";
+    for (const title of choices) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = title;
+      button.addEventListener("click", () => {
+        this.sticks = true;
+        this.say({ id: newId(), text: title, choice: true });
+      });
+      list.append(button);
+    }
+    bubble.append(list);
   }
 
   separate(written) {
