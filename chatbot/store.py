@@ -297,14 +297,18 @@ class Store:
 
     # -- how fast a channel may be used -----------------------------------------
 
-    def pace(self, user: str, account: str, limits: Limits, *, longest: float) -> tuple[bool, float]:
+    def pace(
+        self, user: str, account: str, limits: Limits, *, longest: float, missed: bool = False
+    ) -> tuple[bool, float]:
         """Take the next place of ``account`` and of ``user`` in their schedules, for all senders.
+
+        With ``missed`` the place before was not used in time: only the account's is taken anew.
 
         Returns ``(True, s)``: send in ``s`` seconds (``longest`` at most), or ``(False, s)``:
         nothing is taken, ask again in ``s`` seconds.
         """
         keys = [_key(user, "pace"), _pace(account)]
-        arguments = [self._clock(), limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest]
+        arguments = [self._clock(), limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed)]
         with _reachable():
             taken, wait = self._script["pace"](keys, arguments)
         return bool(taken), float(wait)

@@ -2,12 +2,14 @@
 -- key holds the time from which the bucket is full again). Both or neither are taken.
 -- KEYS pair, number
 -- ARGV now, seconds per message to the pair, its burst, seconds per message of the number,
---      the longest wait for the number that a sender sleeps through
+--      the longest wait for the number that a sender sleeps through,
+--      1 where the pair's place is held already and only the number's was missed
 -- Returns {1, wait}: taken, to be sent in ``wait`` seconds | {0, wait}: not taken, to be asked again then
 local now = tonumber(ARGV[1])
 local pair = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
 local early = pair - (tonumber(ARGV[3]) - 1) * tonumber(ARGV[2]) - now
-if early > 0 then
+local held = ARGV[6] == '1'
+if early > 0 and not held then
   return {0, tostring(early)}
 end
 local slot = math.max(tonumber(redis.call('GET', KEYS[2]) or '0'), now)
@@ -15,8 +17,10 @@ local wait = slot - now
 if wait > tonumber(ARGV[5]) then
   return {0, tostring(wait)}
 end
-pair = pair + tonumber(ARGV[2])
 slot = slot + tonumber(ARGV[4])
-redis.call('SET', KEYS[1], string.format('%.6f', pair), 'PX', math.ceil((pair - now) * 1000) + 1000)
+if not held then
+  pair = pair + tonumber(ARGV[2])
+  redis.call('SET', KEYS[1], string.format('%.6f', pair), 'PX', math.ceil((pair - now) * 1000) + 1000)
+end
 redis.call('SET', KEYS[2], string.format('%.6f', slot), 'PX', math.ceil((slot - now) * 1000) + 1000)
 return {1, tostring(wait)}

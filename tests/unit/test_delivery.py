@@ -305,6 +305,19 @@ def test_one_number_and_one_person_keep_their_pace_together(store, provider, del
     assert provider.sent == ["1", "2", "3", "4"]
 
 
+def test_whoever_comes_late_to_its_place_takes_another(store, provider, delivery):
+    provider.limits = Limits(per_second=10.0, pair_seconds=6.0, pair_burst=45)
+    oversleeps = [0.3, 0.0]
+    slept = []
+    delivery._sleep = lambda seconds: (slept.append(seconds), store.move(seconds + oversleeps.pop(0)))
+    commit(store, "1", "2")
+    assert delivery.deliver("ana", holder="w") == 2
+    assert len(slept) == 1, "late, it finds the next place free at once"
+    assert store.pace("bia", "whatsapp:", delivery._limits(Message("bia", "x", "", channel="whatsapp")), longest=1) == (
+        True, pytest.approx(0.1 / HEADROOM, abs=1e-4),
+    )  # fmt: skip
+
+
 def test_a_number_with_a_backlog_is_not_slept_for(store, provider, delivery, outbound):
     provider.limits = Limits(per_second=1.0, pair_seconds=6.0, pair_burst=45)
     for user in ("ana", "bia", "caio", "dora"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from chatbot.errors import Transient
-from chatbot.messages import Message
+from chatbot.messages import Limits, Message
 from chatbot.store import Busy, Store, TurnUnderWay, connect
 
 fresh = itertools.count()
@@ -206,3 +207,21 @@ def test_a_run_that_ends_twice_takes_back_one_attempt(store, not_begun):
     end(begun)
     end(begun)
     assert store.begin_turn(said("oi"), seconds=60).attempts == 2
+
+
+def test_places_of_a_number_are_apart_whoever_takes_them(store, clock):
+    limits = Limits(per_second=10, pair_seconds=6, pair_burst=45)
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(lambda n: store.pace(f"user {n}", "whatsapp:1", limits, longest=5.0), range(60)))
+    waits = sorted(wait for taken, wait in places if taken)
+    assert waits == pytest.approx([n / 10 for n in range(51)], abs=1e-4), "one each, as far as anybody sleeps"
+    assert [wait for taken, wait in places if not taken] == pytest.approx([5.1] * 9, abs=1e-4), "the others come back"
+
+
+def test_a_missed_place_costs_the_pair_nothing(store, clock):
+    limits = Limits(per_second=10, pair_seconds=6, pair_burst=1)
+    assert store.pace("ana", "whatsapp:1", limits, longest=1.0) == (True, 0.0)
+    taken, wait = store.pace("ana", "whatsapp:1", limits, longest=1.0, missed=True)
+    assert (taken, wait) == (True, pytest.approx(0.1))
+    taken, wait = store.pace("ana", "whatsapp:1", limits, longest=1.0)
+    assert (taken, wait) == (False, pytest.approx(6.0))
