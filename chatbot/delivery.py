@@ -162,10 +162,12 @@ class Delivery:
         if claimed.turn is None:
             log.error("delivery.reply_missing", number=claimed.number)
             return self._store.settle_done(claimed)
-        to = claimed.turn.message
+        to, sent = claimed.turn.message, ""
         try:
-            if not self._send_parts(claimed, to, claimed.turn.reply):
+            last = self._send_parts(claimed, to, claimed.turn.reply)
+            if last is None:
                 return False
+            sent = last
         except OutcomeUnknown as err:
             log.warning("delivery.in_doubt", number=claimed.number, error=str(err))
             self._store.settle_doubt(claimed, pause=self._settle_seconds)
@@ -183,7 +185,7 @@ class Delivery:
             self._outbound.bury(to, f"reply not delivered: {err}")
         else:
             log.info("delivery.done", number=claimed.number)
-        return self._noted(lambda: self._store.settle_done(claimed))
+        return self._noted(lambda: self._store.settle_done(claimed, sent=sent))
 
     def _come_back(self, claimed: Claimed, error: Transient, pause: float) -> None:
         log.info("delivery.postponed", number=claimed.number, seconds=round(pause, 3), error=str(error))
@@ -211,20 +213,26 @@ class Delivery:
         if self._store.alert_once(f"down:{_number(to)}", seconds=ALERT_SECONDS):
             log.critical("channel.down", channel=to.channel, account=to.account, error=str(error), help=DOWN_HELP)
 
-    def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> bool:
-        """Send what is not sent yet; return ``False`` where that has to wait or is somebody else's by now."""
+    def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> str | None:
+        """Send what is not sent yet; return the provider's id of the last part.
+
+        Returns ``None`` where that has to wait or is somebody else's by now.
+        """
         sender = self._sender(to)
         parts = self._parts(sender, to, reply)
+        sent = ""
         for index in range(claimed.parts, len(parts)):
             if index == claimed.parts:
                 if self._still_in_doubt(claimed):
-                    return False
-            elif not self._noted(partial(self._store.settle_part, claimed, index, seconds=CLAIM_SECONDS)):
-                return False
+                    return None
+            elif not self._noted(partial(self._store.settle_part, claimed, index, seconds=CLAIM_SECONDS, sent=sent)):
+                return None
             callback = f"{to.user}:{claimed.number}:{index}"
-            if not self._send_part(claimed, to, partial(sender.send, to, parts[index], callback=callback)):
-                return False
-        return True
+            went = self._send_part(claimed, to, partial(sender.send, to, parts[index], callback=callback))
+            if went is None:
+                return None
+            sent = went
+        return sent
 
     def _parts(self, sender: Sender, to: Message, reply: str) -> list[Part]:
         """Return what to send. Raises ``WindowClosed`` where the person wrote too long ago."""
@@ -241,16 +249,15 @@ class Delivery:
         newest = max(turn.message.sent_at for turn in [*self._store.history(to.user), Turn(0, to, "", 0.0)])
         return now - newest > sender.window
 
-    def _send_part(self, claimed: Claimed, to: Message, send: Callable[[], str]) -> bool:
-        """Send one part, its claim renewed before each further try; return ``False`` once the claim is lost."""
+    def _send_part(self, claimed: Claimed, to: Message, send: Callable[[], str]) -> str | None:
+        """Send one part, its claim renewed before each further try; return its id, ``None`` once the claim is lost."""
         tries = itertools.count()
 
-        def attempt() -> bool:
+        def attempt() -> str | None:
             if next(tries) and not self._store.settle_calling(claimed, seconds=CLAIM_SECONDS):
-                return False
+                return None
             self._await_place(to)
-            send()
-            return True
+            return send()
 
         return in_place(attempt, tries=self._tries, sleep=self._sleep)
 

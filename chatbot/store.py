@@ -16,6 +16,7 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
 ``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn
+``chatbot:{<user>}:sent:<id>``         string  number of the turn that a message of ours belongs to
 ``chatbot:{<user>}:told:<what>``       string  present while the user need not be told again
 ``chatbot:{<user>}:pace``              string  Unix time from which the user's burst is whole again
 ``chatbot:{<user>}:refused``           string  how often in a row the channel said "too fast" to the pair
@@ -52,6 +53,8 @@ DUE = "chatbot:due"
 COUNTS = "chatbot:counts"
 #: A reply whose wake-up was lost is looked after this long after its commit.
 OVERDUE_SECONDS = 30.0
+#: People quote what we wrote as long as this later.
+QUOTED_SECONDS = 30 * 86_400
 #: A channel that refuses a pair again within this long refuses it "in a row".
 REFUSALS_SECONDS = 3600
 
@@ -217,6 +220,16 @@ class Store:
             return Turn.from_json(stored)
         return next((turn for turn in self.history(user) if turn.number == number), None)
 
+    def quoted(self, user: str, message_id: str) -> str:
+        """Return the text that has that id of the provider's, whoever wrote it; ``""`` where it is not kept."""
+        turns = self.history(user)
+        for turn in turns:
+            if turn.message.id == message_id:
+                return turn.message.text
+        with _reachable():
+            number = self._redis.get(_key(user, f"sent:{message_id}"))
+        return next((turn.reply for turn in turns if str(turn.number) == number), "")
+
     def is_being_answered(self, message: Message) -> bool:
         """Return whether a run of this very message is under way."""
         with _reachable():
@@ -249,16 +262,17 @@ class Store:
             user, fence, number, Turn.from_json(turn) if turn else None, parts, float(doubt) if doubt else None
         )
 
-    def settle_part(self, claimed: Claimed, parts: int, *, seconds: float) -> bool:
+    def settle_part(self, claimed: Claimed, parts: int, *, seconds: float, sent: str = "") -> bool:
         """Write down that ``parts`` parts of the turn went out and keep the claim for ``seconds`` more.
 
-        Returns ``False`` if the claim is lost.
+        ``sent`` is the provider's id of the last one, for whoever quotes it. Returns
+        ``False`` if the claim is lost.
         """
-        return self._settle(claimed, parts, "part", self._clock() + seconds)
+        return self._settle(claimed, parts, "part", self._clock() + seconds, sent)
 
-    def settle_done(self, claimed: Claimed) -> bool:
-        """Write down that the whole turn is delivered (or never will be)."""
-        return self._settle(claimed, 0, "done", 0.0)
+    def settle_done(self, claimed: Claimed, *, sent: str = "") -> bool:
+        """Write down that the whole turn is delivered (or never will be), the last part as ``sent``."""
+        return self._settle(claimed, 0, "done", 0.0, sent)
 
     def settle_calling(self, claimed: Claimed, *, seconds: float) -> bool:
         """Write down that the next part is about to be sent (once more); keep the claim for ``seconds`` more.
@@ -341,15 +355,13 @@ class Store:
         with _reachable():
             return {event: int(times) for event, times in self._redis.hgetall(COUNTS).items()}
 
-    def _settle(self, claimed: Claimed, parts: int, what: str, until: float) -> bool:
+    def _settle(self, claimed: Claimed, parts: int, what: str, until: float, sent: str = "") -> bool:
         user = claimed.user
-        keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
+        keys = [_key(user, "conversation"), _key(user, "outbox"), DUE, _key(user, f"sent:{sent}")]
+        remembered = QUOTED_SECONDS if sent else 0
+        arguments = [claimed.fence, claimed.number, parts, what, user, until, self._clock(), remembered]
         with _reachable():
-            return bool(
-                self._script["settle_delivery"](
-                    keys, [claimed.fence, claimed.number, parts, what, user, until, self._clock()]
-                )
-            )
+            return bool(self._script["settle_delivery"](keys, arguments))
 
     # -- who is being served ----------------------------------------------------
 

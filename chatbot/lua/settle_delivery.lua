@@ -1,6 +1,7 @@
 -- Write down how far a turn is delivered, but only for the newest claim.
--- KEYS conversation, outbox, due
--- ARGV fence, number, parts sent, what, user, until (end of the claim, or of the rest), now
+-- KEYS conversation, outbox, due, the part that was sent last
+-- ARGV fence, number, parts sent, what, user, until (end of the claim, or of the rest), now,
+--      how long to remember which turn that part belongs to (0: there is none)
 -- what: 'part'   that many parts are sent, the next one is about to be
 --       'again'  the part in doubt is about to be sent once more
 --       'done'   the turn is delivered, or never will be
@@ -8,6 +9,9 @@
 -- Returns 1 when written, 0 when a newer claim took over
 if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then
   return 0
+end
+if ARGV[8] ~= '0' then
+  redis.call('SET', KEYS[4], ARGV[2], 'EX', ARGV[8])
 end
 if ARGV[4] == 'done' then
   redis.call('HSET', KEYS[1], 'delivered', ARGV[2])

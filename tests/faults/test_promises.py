@@ -438,7 +438,9 @@ class Promises(RuleBasedStateMachine):
         if event == "unknown_resent":
             self.resent[run.user, run.claimed.number, run.claimed.parts] += 1
 
-    def _settled(self, kept: Any, claimed: Any, *_: int, seconds: float = 0.0, pause: float | None = None) -> None:
+    def _settled(
+        self, kept: Any, claimed: Any, *_: int, seconds: float = 0.0, pause: float | None = None, sent: str = ""
+    ) -> None:
         assert kept == (claimed.fence == self.newest_fence[claimed.user]), "only the newest claim settles anything"
         if kept and (seconds or pause is not None):
             self.held[claimed.user] = (self.held[claimed.user][0], self.clock() + seconds)

@@ -414,3 +414,11 @@ def test_a_reply_that_failed_later_is_acted_on_once(store, provider, delivery, b
     assert buried == (undelivered if template else [("q-a", "reply not delivered: 131047"), *undelivered])
     assert provider.sent == ["a", "b", *(["template"] if template else [])]
     assert store.counts()["reply_failed"] == 2
+
+
+def test_what_we_sent_can_be_quoted(store, provider, delivery):
+    commit(store, "a1|a2", "b")
+    delivery.deliver("ana", holder="w")
+    assert [store.quoted("ana", f"wamid.ana:{part}") for part in ("1:0", "1:1", "2:0")] == ["a1|a2", "a1|a2", "b"]
+    assert store.quoted("ana", "q-b") == "?"
+    assert store.quoted("ana", "wamid.of somebody else") == ""
