@@ -1,7 +1,7 @@
 # make demo   chat in the browser, everything embedded      make test   all tests
 # make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos check format lock clean
+.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos fuzz check format lock clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -36,6 +36,10 @@ FAULTS   ?= 20
 SEED     ?= 1
 chaos: setup  ## break everything while people write: MESSAGES=20000 FAULTS=100 SEED=7
 	@$(BIN)/python -m tests.faults.chaos --messages $(MESSAGES) --faults $(FAULTS) --seed $(SEED)
+
+BODIES ?= 1000000
+fuzz: setup  ## broken webhook bodies: BODIES=1000000 SEED=7
+	@$(BIN)/python -m tests.fuzz.fuzz --bodies $(BODIES) --seed $(SEED)
 
 check: $(VENV)/.dev  ## lint, types, import contracts
 	$(BIN)/ruff format --check .

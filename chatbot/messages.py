@@ -10,11 +10,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-
 #: Kinds of messages that ask for no answer.
-SILENT = frozenset(
-    {"reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply"}
-)
+SILENT = frozenset({"reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply"})
 
 
 class _Json:

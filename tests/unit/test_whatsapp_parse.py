@@ -319,7 +319,8 @@ def test_a_body_of_many_contacts_and_messages_is_read_in_time():
     ("timestamp", "seconds"),
     [
         ("1700000000", 1.7e9), (1700000000, 1.7e9), (1700000000.5, 1700000000.5),
-        (None, 0.0), ("soon", 0.0), ([], 0.0), (-1, 0.0), (float("nan"), 0.0), ("inf", 0.0), (True, 0.0), (10**400, 0.0),
+        (None, 0.0), ("soon", 0.0), ([], 0.0), (-1, 0.0), (float("nan"), 0.0), ("inf", 0.0), (True, 0.0),
+        (10**400, 0.0),
     ],
 )  # fmt: skip
 def test_a_time_is_read_where_there_is_one(timestamp, seconds):
