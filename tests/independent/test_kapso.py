@@ -47,7 +47,8 @@ def package() -> Path:
         except subprocess.TimeoutExpired:
             pytest.skip("npm did not finish: the package registry cannot be reached")
         if done.returncode != 0:
-            pytest.skip(f"npm could not install {PACKAGE}@{VERSION}: {done.stderr.strip()[-200:]}")
+            why = next((line for line in done.stderr.splitlines() if "error code" in line), f"exit {done.returncode}")
+            pytest.skip(f"npm could not install {PACKAGE}@{VERSION}: {why}")
     return CACHE
 
 
