@@ -1,7 +1,7 @@
 # make demo   chat in the browser, everything embedded      make test   all tests
 # make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos pace check format lock clean
+.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos pace fuzz check format lock clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -39,6 +39,10 @@ chaos: setup  ## break everything while people write: MESSAGES=20000 FAULTS=100 
 
 pace: setup  ## replies at the rates Meta takes, against the best possible schedule
 	@$(BIN)/python -m tests.integration.test_pace
+
+BODIES ?= 1000000
+fuzz: setup  ## broken webhook bodies: BODIES=1000000 SEED=7
+	@$(BIN)/python -m tests.fuzz.fuzz --bodies $(BODIES) --seed $(SEED)
 
 check: $(VENV)/.dev  ## lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -114,14 +114,14 @@ class CrewAgent:
         recent: list[dict[str, str]] = []
         room = self._history_chars
         for turn in reversed(history):
-            room -= len(turn.message.text) + len(turn.reply)
+            room -= len(turn.message.told) + len(turn.reply)
             if room < 0:
                 break
             recent[:0] = [
-                {"role": "user", "content": turn.message.text},
+                {"role": "user", "content": turn.message.told},
                 {"role": "assistant", "content": turn.reply},
             ]
-        return [*recent, {"role": "user", "content": _escape(message.text)}]
+        return [*recent, {"role": "user", "content": _escape(message.told)}]
 
 
 def from_settings(settings: Settings) -> CrewAgent:

@@ -10,6 +10,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+#: Kinds of messages that ask for no answer.
+SILENT = frozenset({"reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply"})
+
 
 class _Json:
     """``to_json``/``from_json`` for frozen dataclasses."""
@@ -69,7 +72,10 @@ class Message(_Json):
     read (a sticker), ``phone`` in digits and ``bsuid`` (``BR.…``) say where a reply
     goes, ``account`` which of our numbers was written to, ``sent_at`` in Unix seconds.
     ``media`` is the file it came with, ``quoted`` the provider's id of the message it
-    answers to, ``moved_to`` the new phone or BSUID of an author who changed it.
+    answers to, ``moved_to`` the new phone or BSUID of an author who changed it (``user``,
+    ``phone`` and ``bsuid`` are the old ones then), ``group`` the id of the group it was
+    written in, ``context`` a sentence on what led to it (an ad, a product).
+    ``user`` is empty when nothing says who wrote.
     ``replays`` counts how often an operator brought it back from the dead letters.
     """
 
@@ -86,6 +92,8 @@ class Message(_Json):
     media: Media | None = None
     quoted: str = ""
     moved_to: str = ""
+    group: str = ""
+    context: str = ""
     replays: int = 0
 
     @classmethod
@@ -100,6 +108,16 @@ class Message(_Json):
     def key(self) -> str:
         """What has one turn: the message, or one replay of it."""
         return f"{self.id}~{self.replays}" if self.replays else self.id
+
+    @property
+    def starts_turn(self) -> bool:
+        """Whether it is answered: no reaction, edit or notice, from one person and not in a group."""
+        return bool(self.user) and not self.group and self.kind not in SILENT
+
+    @property
+    def told(self) -> str:
+        """What an agent is shown: the text, behind what led to it."""
+        return f"[{self.context}]\n{self.text}" if self.context else self.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,12 @@ def verify(name: str) -> Response:
 
 @blueprint.post("/webhook/<name>")
 def receive(name: str) -> Response:
-    """Publish every message of the body, in its order."""
+    """Publish every message of the body that starts a turn or moves its author, in its order."""
     channel = _channel(name)
     body = request.get_data(cache=False)
     channel.verify(body, request.headers.get)
     inbound = channel.parse(body)
-    refused = _route(_in_order(inbound.messages))
+    refused = _route(_in_order(_served(inbound.messages)))
     for status in inbound.statuses:
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
         if status.callback and status.status in SETTLING:
@@ -78,6 +78,18 @@ def ready() -> tuple[Response, int]:
     except BrokerUnavailable as err:
         return jsonify(status="broker unavailable", error=str(err)), 503
     return jsonify(status="ready"), 200
+
+
+def _served(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return those the rest of the way has something to do for; the others are only counted."""
+    served = []
+    for message in messages:
+        if message.starts_turn or (message.user and message.moved_to):
+            served.append(message)
+        else:
+            where = "group" if message.group else "person" if message.user else "nobody"
+            log.info("message.ignored", message_id=message.id, kind=message.kind, source=where)
+    return tuple(served)
 
 
 def _in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import RABBITMQ, RABBITMQ_ROOT, RabbitMQ, Redis
 
-for name in [name for name in os.environ if name.startswith("CHATBOT_") and name != "CHATBOT_TEST_RABBITMQ_ROOT"]:
+for name in [name for name in os.environ if name.startswith("CHATBOT_") and not name.startswith("CHATBOT_TEST_")]:
     del os.environ[name]  # a developer's own settings never reach a test
 os.environ.pop("OPENAI_API_KEY", None)
 

@@ -48,16 +48,20 @@ def post(router):
     client = create_app(bot).test_client()
 
     def post(*messages):
-        items = [
+        return post_items(
             {"from": user, "id": id_, "type": "text", "text": {"body": "oi"}, **({"timestamp": at} if at else {})}
             for user, id_, at in messages
-        ]
+        )
+
+    def post_items(messages):
+        items = list(messages)
         value = {"metadata": {"phone_number_id": "1"}, "messages": items}
         body = json.dumps({"entry": [{"changes": [{"field": "messages", "value": value}]}]}).encode()
         answer = client.post("/webhook/whatsapp", data=body, headers={"X-Hub-Signature-256": sign(body)})
         assert answer.status_code == 200
         return answer.json
 
+    post.items = post_items
     return post
 
 
@@ -78,3 +82,19 @@ def test_what_does_not_fit_is_kept_and_its_user_is_told(post, router):
     assert router.routed == ["m2"]
     assert router.buried == [("m1", "the user's queue is full")]
     assert router.told == [(router.full, "too_many", language.TOO_MANY["pt"])]
+
+
+def test_what_starts_no_turn_is_counted_and_not_routed(post, router):
+    text = {"type": "text", "text": {"body": "oi"}}
+    moved = {"wa_id": "2", "type": "user_changed_number"}
+    counts = post.items([
+        {"from": "1", "id": "reaction", "type": "reaction", "reaction": {"message_id": "w", "emoji": "👍"}},
+        {"from": "1", "id": "group", "group_id": "g", **text},
+        {"id": "nobody", **text},
+        {"from": "1", "id": "moved", "type": "system", "system": moved},
+        {"id": "moved-nobody", "type": "system", "system": moved},
+        {"from": "1", "id": "system", "type": "system", "system": {"type": "customer_identity_changed"}},
+        {"from": "1", "id": "text", **text},
+    ])  # fmt: skip
+    assert counts == {"messages": 7, "statuses": 0, "refused": 0}
+    assert router.routed == ["moved", "text"]

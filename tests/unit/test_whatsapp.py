@@ -95,8 +95,10 @@ def test_each_type_becomes_what_an_agent_can_read(item, expected):
 
 
 @pytest.mark.parametrize("kind", ["reaction", "system", "edit", "revoke"])
-def test_what_asks_for_no_reply_gives_no_message(kind):
-    assert parse(value(messages=[text(type=kind), text("b")])).messages == parse(value(messages=[text("b")])).messages
+def test_what_asks_for_no_reply_starts_no_turn(kind):
+    silent, written = parse(value(messages=[text("a", type=kind), text("b")])).messages
+    assert (silent.kind, silent.starts_turn) == (kind, False)
+    assert (written.kind, written.starts_turn) == ("text", True)
 
 
 def test_statuses_are_read():

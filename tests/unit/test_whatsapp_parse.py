@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from chatbot.channels.cloud_payload import parse
 from chatbot.errors import BadPayload
-from chatbot.messages import Inbound, Message, Status
+from chatbot.messages import Inbound, Media, Message, Status
+from tests.payloads import FIXTURES, PAYLOADS, body_of, counts
 
 FROM = {"from": "5511999990001"}
 FINE = {**FROM, "id": "fine", "type": "text", "text": {"body": "oi"}}
@@ -45,6 +47,178 @@ def read(messages: list[Any], *, contacts: Any = (), statuses: Any = ()) -> Inbo
 def read_one(item: dict[str, Any], **more: Any) -> Message:
     [message] = read([{**FROM, "id": "m", **item}], **more).messages
     return message
+
+
+def fixture(name: str) -> Inbound:
+    return parse(body_of(FIXTURES / f"{name}.json"))
+
+
+# -- bodies of other projects ----------------------------------------------------
+
+
+@pytest.mark.skipif(not PAYLOADS.is_dir(), reason="no CHATBOT_TEST_PAYLOADS and no ../shared/payloads/cloud_api")
+@pytest.mark.parametrize("row", counts(), ids=lambda row: row.file)
+def test_a_body_yields_exactly_the_messages_and_statuses_it_holds(row):
+    inbound = parse(body_of(PAYLOADS / row.file))
+    assert [m.id for m in inbound.messages] == row.ids
+    assert [m.text if m.kind == "text" else None for m in inbound.messages] == row.texts
+    assert (len(inbound.messages), len(inbound.statuses)) == (row.messages, row.statuses)
+    for message in inbound.messages:
+        assert Message.from_json(message.to_json()) == message
+
+
+@pytest.mark.skipif(not PAYLOADS.is_dir(), reason="no CHATBOT_TEST_PAYLOADS and no ../shared/payloads/cloud_api")
+def test_every_body_was_counted():
+    assert sorted(path.name for path in PAYLOADS.glob("*.json")) == sorted(row.file for row in counts())
+
+
+# -- what each type means --------------------------------------------------------
+
+
+def test_every_type_reads_as_documented():
+    read = {m.id: m.text for path in FIXTURES.glob("*.json") for m in parse(body_of(path)).messages}
+    assert read == {
+        "wamid.text": "Quero esse aí ☕",
+        "wamid.image": "É este?",
+        "wamid.video": "",
+        "wamid.audio": "",
+        "wamid.voice": "",
+        "wamid.document": "Segue o boleto",
+        "wamid.sticker": "",
+        "wamid.location": "Enviei minha localização: MASP, Av. Paulista, 1578 "
+        "(latitude -23.561414, longitude -46.655881)",
+        "wamid.contacts": "Enviei um contato: Beto Lima +55 11 98888-0002",
+        "wamid.button": "Sim",
+        "wamid.button_reply": "Confirmar",
+        "wamid.list_reply": "Manhã: das 8h às 12h",
+        "wamid.form": 'flow: {"nota":5}',
+        "wamid.call": "",
+        "wamid.order": "Fiz um pedido: 2 × BOLO-1, 10 × PAO-9. Para sábado",
+        "wamid.product": "Ainda tem?",
+        "wamid.ad": "Olá, vi o anúncio",
+        "wamid.forward": "olha isso",
+        "wamid.reaction": "👍",
+        "wamid.unreaction": "",
+        "wamid.edit": "Quero dois",
+        "wamid.revoke": "",
+        "wamid.welcome": "",
+        "wamid.ephemeral": "",
+        "wamid.number": "",
+        "wamid.bsuid": "",
+        "wamid.customer": "",
+        "wamid.from_new": "",
+        "wamid.identity": "",
+        "wamid.unsupported": "",
+        "wamid.unknown": "",
+        "wamid.poll": "",
+        "wamid.typeless": "",
+        "wamid.username": "oi",
+        "wamid.group": "oi, grupo",
+        "wamid.person": "oi",
+        "wamid.beside": "e eu?",
+    }
+
+
+def test_only_what_asks_for_an_answer_starts_a_turn():
+    messages = [m for path in FIXTURES.glob("*.json") for m in parse(body_of(path)).messages]
+    silent = {m.id.removeprefix("wamid.") for m in messages if not m.starts_turn}
+    assert silent == {
+        "reaction", "unreaction", "edit", "revoke", "welcome", "ephemeral", "call", "group",
+        "number", "bsuid", "customer", "from_new", "identity",
+    }  # fmt: skip
+
+
+def test_files_are_named_and_not_fetched():
+    assert {m.id: m.media for m in fixture("media").messages} == {
+        "wamid.image": Media("901", "image/jpeg", url="https://lookaside.example/901"),
+        "wamid.video": Media("902", "video/mp4"),
+        "wamid.audio": Media("903", "audio/mpeg"),
+        "wamid.voice": Media("904", "audio/ogg; codecs=opus", voice=True),
+        "wamid.document": Media("905", "application/pdf", filename="boleto.pdf"),
+        "wamid.sticker": Media("906", "image/webp"),
+    }
+
+
+def test_a_file_without_id_and_address_is_no_file():
+    assert read_one({"type": "image", "image": {"mime_type": "image/png"}}).media is None
+
+
+def test_a_message_names_the_one_it_is_about():
+    quoted = {m.id: m.quoted for name in ("text_quoted", "choices", "silent") for m in fixture(name).messages}
+    assert {id_: other for id_, other in quoted.items() if other} == {
+        "wamid.text": "wamid.ours",
+        "wamid.button": "wamid.template",
+        "wamid.reaction": "wamid.ours",
+        "wamid.unreaction": "wamid.ours",
+        "wamid.edit": "wamid.text",
+        "wamid.revoke": "wamid.text",
+    }
+
+
+def test_what_led_to_a_message_is_told_to_the_agent():
+    product = fixture("order_and_product").messages[1]
+    ad, forwarded = fixture("ad_and_forward").messages
+    assert product.context == "Pergunto sobre o produto BOLO-1."
+    assert ad.context == "Cheguei pelo anúncio: Bolos da Aurora — Encomende o seu — https://fb.me/abc."
+    assert forwarded.context == "Encaminhei esta mensagem."
+    assert product.told == "[Pergunto sobre o produto BOLO-1.]\nAinda tem?"
+    assert fixture("text_quoted").messages[0].told == "Quero esse aí ☕"
+
+
+def test_who_changed_number_or_id_is_named_by_the_old_one():
+    moves = {m.id: (m.user, m.phone, m.bsuid, m.moved_to) for m in fixture("moved").messages}
+    old, bsuid = "5511999990001", "BR.90000000000000000001"
+    assert moves == {
+        "wamid.number": (old, old, "", "5511977770003"),
+        "wamid.bsuid": (bsuid, "", bsuid, "BR.90000000000000000002"),
+        "wamid.customer": (old, old, "", "5511977770004"),
+        "wamid.from_new": (old, old, "", "5511977770005"),
+        "wamid.identity": (old, old, "", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    "system",
+    [{}, {"wa_id": "5511999990001"}, {"wa_id": "552", "type": []}, {"type": "user_changed_number"}, None, "x"],
+)
+def test_who_did_not_move_anywhere_stays(system):
+    assert read_one({"type": "system", "system": system}).moved_to == ""
+
+
+def test_a_mover_nobody_can_name_has_no_user():
+    [moved] = read([{"id": "m", "type": "system", "system": {"type": "user_changed_number", "wa_id": "552"}}]).messages
+    assert (moved.user, moved.moved_to, moved.starts_turn) == ("", "552", False)
+
+
+def test_a_group_is_named_and_not_served():
+    group, person = fixture("group").messages
+    assert (group.group, group.starts_turn) == ("120363000000000001", False)
+    assert (person.group, person.starts_turn) == ("", True)
+
+
+def test_statuses_say_what_became_of_our_messages():
+    assert fixture("statuses").statuses == (
+        Status("wamid.out1", "sent", recipient="5511999990001", callback="5511999990001:7:0"),
+        Status("wamid.out2", "failed", recipient="5511999990001", error_code=131047),
+        Status("wamid.out3", "read", recipient="BR.90000000000000000007"),
+        Status("wamid.out4", "invented_next"),
+    )
+
+
+def test_errors_and_unread_fields_are_logged_by_code_and_name():
+    with capture_logs() as logged:
+        fixture("other_fields")
+        fixture("unsupported")
+        read([{"from": "1"}, 7], statuses=[{"id": "w"}])
+    events = [(entry["event"], entry.get("fields") or entry.get("codes") or entry.get("items")) for entry in logged]
+    assert events == [
+        ("webhook.errors", [130429]),
+        ("webhook.unread",
+         ["account_alerts", "history", "messages.calls", "messages.message_echoes", "smb_message_echoes"]),
+        ("message.errors", [131051]),
+        ("message.errors", [131060]),
+        ("webhook.skipped", 3),
+    ]  # fmt: skip
 
 
 # -- what a person sent ----------------------------------------------------------
@@ -109,6 +283,7 @@ def test_each_message_finds_its_sender_among_several_contacts():
         ("a", "BR.2", "", "BR.2", "Bia"),
         ("b", "551", "551", "BR.1", "Ana"),
         ("c", "559", "559", "", ""),
+        ("d", "", "", "", ""),
     ]
 
 
@@ -124,15 +299,28 @@ def test_one_number_is_one_user_however_it_is_written(written):
 
 
 @pytest.mark.parametrize("nobody", [" ", "+", None, True, 1.5, [], {}])
-def test_a_message_from_nobody_is_skipped(nobody):
-    assert [m.id for m in read([{**FINE, "from": nobody, "id": "x"}, FINE]).messages] == ["fine"]
+def test_a_message_from_nobody_starts_no_turn(nobody):
+    messages = read([{**FINE, "from": nobody, "id": "x"}, FINE]).messages
+    assert [(m.id, m.user, m.starts_turn) for m in messages] == [("x", "", False), ("fine", FROM["from"], True)]
+
+
+@pytest.mark.parametrize("id_", ["x" * 201, "a\nb", "", None, {}, 1.5])
+def test_what_can_be_no_id_costs_only_its_own_item(id_):
+    assert [m.id for m in read([{**FINE, "id": id_}, FINE]).messages] == ["fine"]
+    assert [m.user for m in read([{**FINE, "from": id_}, FINE]).messages] == ["", FROM["from"]]
+
+
+def test_a_body_of_many_contacts_and_messages_is_read_in_time():
+    contacts = [{"wa_id": str(n)} for n in range(50_000)]
+    assert len(read([{"id": "m", "from": "x"}] * 20_000, contacts=contacts).messages) == 20_000
 
 
 @pytest.mark.parametrize(
     ("timestamp", "seconds"),
     [
         ("1700000000", 1.7e9), (1700000000, 1.7e9), (1700000000.5, 1700000000.5),
-        (None, 0.0), ("soon", 0.0), ([], 0.0), (-1, 0.0), (float("nan"), 0.0), ("inf", 0.0), (10**400, 0.0),
+        (None, 0.0), ("soon", 0.0), ([], 0.0), (-1, 0.0), (float("nan"), 0.0), ("inf", 0.0), (True, 0.0),
+        (10**400, 0.0),
     ],
 )  # fmt: skip
 def test_a_time_is_read_where_there_is_one(timestamp, seconds):
@@ -157,7 +345,7 @@ def test_an_error_code_is_a_number_or_none(code):
 # -- whatever else may come ------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [100, 500])
+@pytest.mark.parametrize("depth", [100, 500, 100_000])
 def test_nesting_inside_one_item_costs_no_neighbour(depth):
     broken = {**FROM, "id": "m", "type": "location", "location": {"latitude": "@", "longitude": 1}}
     value = {"messages": [broken, FINE]}
@@ -166,9 +354,27 @@ def test_nesting_inside_one_item_costs_no_neighbour(depth):
     assert [(m.id, m.text) for m in inbound.messages] == [("m", ""), ("fine", "oi")]
 
 
-def test_nesting_without_end_is_refused():
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'"' + b"\\u0041" * 9 + b"]}" * 60_000 + b'"', b'{"]": ' * 60_000 + b'"}"' + b"}" * 60_000,
+        b"9" * 5000, b"-" + b"9" * 5000, b"1" * 5000 + b".5", b"1e999", b"NaN", b"-Infinity",
+        b'"\xff\xfe\xed\xa0\x80"', b'"a\nb\x00"', b'"\\ud800"', b'{"id": "a", "id": "b"}',
+    ],
+)  # fmt: skip
+def test_what_json_decoders_choke_on_costs_no_neighbour(odd):
+    item = b'{"from": "551", "id": "m", "odd": ' + odd + b', "type": "text", "text": {"body": ' + odd + b"}}"
+    fine = json.dumps(FINE).encode()
+    body = b'{"entry": [{"changes": [{"field": "messages", "value": {"messages": [' + item + b", " + fine + b"]}}]}]}"
+    inbound = parse(body)
+    assert [m.id for m in inbound.messages] == ["m", "fine"]
+    assert inbound.messages[1].text == "oi"
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"entry":' + b"[" * 200_000, b'{"a":' + b'"\\"' * 200_000])
+def test_a_body_cut_off_is_refused_in_time(body):
     with pytest.raises(BadPayload):
-        parse(b'{"entry":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+        parse(body)
 
 
 @pytest.mark.parametrize("wrong", [b"\xef\xbb\xbf[]", '{"entry": []}'.encode("utf-16"), b'{"entry": []} x', b"NaN"])

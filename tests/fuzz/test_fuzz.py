@@ -1,0 +1,112 @@
+"""Whatever a signed body holds, the webhook answers 200 or 4xx, and good messages come out.
+
+``make fuzz`` does this at length; the bodies in ``corpus`` are those that once broke something.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.fuzz import Target, check, check_messages
+from tests.fuzz.grammar import ODD, RAW, Body, good_entry
+from tests.payloads import FIXTURES, body_of
+from tests.system import sign
+
+CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
+TYPES = [
+    "text", "image", "video", "audio", "voice", "document", "sticker", "location", "contacts", "interactive", "button",
+    "reaction", "order", "system", "edit", "revoke", "unsupported", "ephemeral", "request_welcome", "hologram",
+]  # fmt: skip
+KEYS = [
+    "id", "from", "from_user_id", "timestamp", "context", "referral", "group_id", "errors", "body", "caption", "url",
+    "latitude", "longitude", "name", "button_reply", "nfm_reply", "product_items", "wa_id", "new_wa_id", "user_id",
+    "customer", "emoji", "message_id", "original_message_id", "message", "phones", "voice", "mime_type", "code",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return Target()
+
+
+# -- the grammar of a body, each place of which may hold anything ----------------
+
+raw = st.integers(0, len(RAW) - 1).map(lambda number: f"@raw{number}@")
+odd = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=6)
+    | st.sampled_from(ODD) | raw,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+def or_odd(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(usual, usual, usual, odd)
+
+
+def shape(**parts: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return objects with any of these keys and perhaps one more."""
+    usual = st.fixed_dictionaries({}, optional={name: or_odd(part) for name, part in parts.items()})
+    return st.builds(lambda told, more: {**more, **told}, usual, st.dictionaries(st.text(max_size=4), odd, max_size=1))
+
+
+ids = st.text("0123456789.BRwamid", max_size=12)
+content = st.dictionaries(st.sampled_from(KEYS), odd, max_size=4)
+message = st.builds(
+    lambda item, kind, held: {"type": kind, kind: held, **item},
+    shape(**{"from": ids}, id=ids, from_user_id=ids, timestamp=ids, context=content, referral=content, group_id=ids),
+    st.sampled_from(TYPES),
+    or_odd(content | st.lists(content, max_size=2)),
+)
+status = shape(id=ids, status=st.sampled_from(["sent", "failed"]), recipient_id=ids, errors=st.lists(content))
+value = shape(
+    metadata=content, contacts=st.lists(content, max_size=2), messages=st.lists(or_odd(message), max_size=3),
+    statuses=st.lists(or_odd(status), max_size=2), errors=st.lists(content, max_size=2),
+)  # fmt: skip
+change = shape(field=st.sampled_from(["messages", "history", "smb_message_echoes"]), value=value)
+entry = shape(id=ids, changes=st.lists(or_odd(change), max_size=2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(before=st.lists(or_odd(entry), max_size=2), between=or_odd(message), after=st.lists(or_odd(entry), max_size=2))
+def test_good_messages_come_out_whatever_stands_beside_them(target, before, between, after):
+    good = good_entry(0, 1)
+    good["changes"][0]["value"]["messages"].insert(1, between)
+    content = json.dumps({"entry": [*before, good, *after]}).encode()
+    for number, bytes_ in enumerate(RAW):
+        content = content.replace(f'"@raw{number}@"'.encode(), bytes_)
+    assert target.check_app(Body(content, ("good-0", "good-1"))) == 200
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.binary(max_size=200), odd.map(lambda held: json.dumps(held).encode())))
+def test_any_other_body_is_taken_or_refused(target, content):
+    assert target.check_app(Body(content)) in (200, 400)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=100) | st.binary(max_size=100).map(lambda more: b"sha256=" + more))
+def test_any_other_signature_is_refused(target, header):
+    assert target.post(body_of(FIXTURES / "text_quoted.json"), header.decode("latin-1")) == 401
+
+
+def test_no_signature_is_refused(target):
+    assert target.post(b"{}", None) == 401
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_what_once_broke_something(target, path):
+    content = path.read_bytes()
+    assert target.post(content, sign(content)) == 200
+    check_messages([m for m in target.router.messages if m.user], ("good-0",))
+
+
+def test_seeded_bodies(target):
+    for number in range(1000):
+        check(target, 20_260, number)

@@ -1,0 +1,42 @@
+"""Webhook bodies for tests: our own, and those of other projects where they are at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import ROOT
+
+#: Bodies we wrote, of every type.
+FIXTURES = ROOT / "tests" / "fixtures" / "cloud_api"
+#: Bodies from public projects' tests; they stay out of this repository.
+PAYLOADS = Path(os.environ.get("CHATBOT_TEST_PAYLOADS", ROOT.parent / "shared" / "payloads" / "cloud_api"))
+
+_COUNTS = ROOT / "tests" / "fixtures" / "cloud_api_counts.tsv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a person counted in one body; ``texts`` has ``None`` for what is no text message."""
+
+    file: str
+    messages: int
+    statuses: int
+    ids: list[str]
+    texts: list[str | None]
+
+
+def counts() -> list[Row]:
+    """Return what ``PAYLOADS`` should yield, as it was read by hand."""
+    lines = [line.split("\t") for line in _COUNTS.read_text().splitlines() if not line.startswith("#")][1:]
+    return [Row(file, int(m), int(s), json.loads(ids), json.loads(texts)) for file, m, s, ids, texts in lines]
+
+
+def body_of(path: Path) -> bytes:
+    """Return one body; a file that holds only a ``value`` gets an envelope."""
+    held = json.loads(path.read_bytes())
+    if "entry" not in held:
+        held = {"entry": [{"changes": [{"field": "messages", "value": held}]}]}
+    return json.dumps(held).encode()
