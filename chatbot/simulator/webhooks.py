@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import httpx
 
+    from chatbot.simulator.files import File
+
 log = logging.getLogger(__name__)
 
 THREADS = 8
@@ -34,8 +36,8 @@ def is_number(user: str) -> bool:
     return user.isdigit()
 
 
-def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> dict[str, Any]:
-    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``."""
+def message_body(phone_number_id: str, messages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``, ``file`` (or ``None``)."""
     said = list(messages)
     names = {message["from"]: message["name"] for message in said}
     contacts = [
@@ -46,12 +48,17 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
             ("from" if is_number(message["from"]) else "from_user_id"): message["from"],
             "id": message["id"],
             "timestamp": _now(),
-            "text": {"body": message["text"]},
-            "type": "text",
+            **_written(message["text"], message.get("file")),
         }
         for message in said
     ]
     return _envelope(phone_number_id, {"contacts": contacts, "messages": written})
+
+
+def _written(text: str, file: File | None) -> dict[str, Any]:
+    if file is None:
+        return {"text": {"body": text}, "type": "text"}
+    return {file.kind: file.in_message(text), "type": file.kind}
 
 
 def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:

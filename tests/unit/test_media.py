@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from chatbot import language
+from chatbot.app import Chatbot
 from chatbot.breaker import Breaker
 from chatbot.channels import cloud_media
 from chatbot.channels.whatsapp import WhatsApp
@@ -24,6 +25,7 @@ from chatbot.conversation import READ_TRIES, Conversation
 from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, TooFast, Transient
 from chatbot.media import HIDDEN, IMAGE_BYTES, SHOWN, SILENT, MediaReader, Reading, Transcriber, transcriber
 from chatbot.messages import Media, Message
+from chatbot.ops.doctor import examine
 from chatbot.store import Store, connect
 
 VOICE = b"OggS" + bytes(range(256)) * 40
@@ -550,3 +552,40 @@ def test_a_sticker_is_refused_as_ever():
     talk = Talk(Files())
     assert talk.answer(image(kind="sticker")).reply == language.UNREADABLE["pt"]
     assert talk.agent.asked == []
+
+
+# -- chatbot doctor --------------------------------------------------------------
+
+
+def found(whisper: Server, model: str = "whisper-1", base_url: str | None = "/v1"):
+    settings = Settings(
+        _env_file=None, transcription_base_url=base_url and whisper.url + base_url, transcription_model=model,
+        broker_url="memory://", redis_url="fakeredis://doctor", whatsapp_graph_url=f"{whisper.url}/v26.0",
+    )  # fmt: skip
+    return {finding.part: finding for finding in examine(Chatbot(settings))}.get("transcription")
+
+
+def test_the_doctor_looks_for_the_transcription_server(whisper):
+    assert found(whisper).ok, "whisper.cpp lists no models"
+    whisper.answers["/v1/models"] = Answer(content=b'{"data": [{"id": "whisper-1"}]}')
+    assert found(whisper).says == "whisper-1 is served"
+    assert "not among" in found(whisper, "other").says
+    whisper.answers["/v1/models"] = Answer(401)
+    assert "CHATBOT_TRANSCRIPTION_API_KEY" in found(whisper).says
+    del whisper.answers["/v1/audio/transcriptions"]
+    assert "CHATBOT_TRANSCRIPTION_BASE_URL" in found(whisper).says
+    assert found(whisper, base_url=None) is None
+
+
+# -- the whole, in one process ---------------------------------------------------
+
+
+def test_what_the_settings_name_is_what_reads(graph, whisper):
+    settings = Settings(
+        _env_file=None, broker_url="memory://", redis_url="fakeredis://whole", whatsapp_graph_url=f"{graph.url}/v26.0",
+        whatsapp_access_token="t", transcription_base_url=f"{whisper.url}/v1/",
+    )  # fmt: skip
+    bot = Chatbot(settings)
+    assert bot.media_reader.read(voice(channel="whatsapp")).message.text == "olá, tudo bem?"
+    assert bot.media_reader.read(image(channel="whatsapp")).refusal == language.UNSEEN
+    assert bot.media_reader.read(voice(channel="shell")).refusal == language.INAUDIBLE
