@@ -121,11 +121,9 @@ def _kind(message: Message) -> str:
 
 
 def _by_caption(message: Message, kind: str) -> Reading:
-    """Return the caption, with a word on what is not read; a refusal where there is no caption."""
+    """Return the caption with a note on what is not read; where there is none, the note and a refusal."""
     note, refusal = (SILENT, language.INAUDIBLE) if kind == "audio" else (HIDDEN, language.UNSEEN)
-    if message.text.strip():
-        return Reading(_saying(message, message.text, note))
-    return Reading(message, refusal=refusal)
+    return Reading(_saying(message, message.text, note), refusal=None if message.text.strip() else refusal)
 
 
 def _saying(message: Message, *texts: str) -> Message:
