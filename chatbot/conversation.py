@@ -174,20 +174,19 @@ class Conversation:
             self._mark_read(begun.message)
         try:
             reading = self._read_file(begun.message)
-            begun = replace(begun, message=reading.message)
-            if reading.refusal or not reading.message.text.strip():
-                return begun, (reading.refusal or language.UNREADABLE)[_language(begun)], ""
-            return (
-                begun,
-                in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep),
-                "",
-            )
+            refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
+            spoken, begun = _language(begun), replace(begun, message=reading.message)
+            if refusal:
+                reply = refusal[spoken]
+            else:
+                reply = in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep)
         except CircuitOpen:
             if begun.waits == 0:
                 self._tell_to_wait(begun)
             raise
         except (Transient, Permanent) as err:
             return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
+        return begun, reply, ""
 
     def _read_file(self, message: Message) -> Reading:
         if message.media is None:
@@ -221,6 +220,6 @@ class Conversation:
 
 
 def _language(begun: Begun) -> str:
-    """Return the language of the message or, where it has no words, of the last that had some."""
-    said = [begun.message.text, *(turn.message.text for turn in reversed(begun.history))]
-    return language.guess(next((text for text in said if text.strip()), ""), begun.message.phone)
+    """Return the language of the message or, where it has no words, of the past."""
+    said = begun.message.text if begun.message.text.strip() else " ".join(turn.message.text for turn in begun.history)
+    return language.guess(said, begun.message.phone)

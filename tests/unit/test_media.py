@@ -365,7 +365,8 @@ def test_a_voice_note_becomes_its_words():
 
 @pytest.mark.parametrize("words", [None, "", "  "])
 def test_what_cannot_be_heard_is_said_kindly(words):
-    assert reader(Files(), words=words).read(voice()).refusal == language.INAUDIBLE
+    reading = reader(Files(), words=words).read(voice())
+    assert (reading.message.text, reading.refusal) == (SILENT, language.INAUDIBLE)
     reading = reader(Files(), words=words).read(voice("o preço?"))
     assert (reading.message.text, reading.refusal) == (f"o preço?\n{SILENT}", None)
 
@@ -503,6 +504,8 @@ def test_who_cannot_be_heard_is_told_in_the_language_they_wrote_in():
     talk.answer(Message(user="ana", id="1", text="Hello, what is the price?", phone="5511999990001"))
     turn = talk.answer(voice())
     assert (turn.reply, turn.failure) == (language.INAUDIBLE["en"], "")
+    assert turn.message.text == SILENT, "the past tells the agent that there was one"
+    assert talk.answer(voice(id="v2")).reply == language.INAUDIBLE["en"]
     assert len(talk.agent.asked) == 1
     assert talk.published.buried == []
 
