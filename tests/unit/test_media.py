@@ -226,9 +226,9 @@ def test_an_address_that_has_expired_is_asked_for_again(graph):
 
 
 def test_a_connection_that_ends_is_tried_again(graph):
-    graph.answers["/file"] = Answer(content=VOICE[:100], headers={"Content-Length": "1000"}, hangs_up=False)
-    graph.answers["/v26.0/4711"].hangs_up = True
-    assert type(failure(graph)) is Transient
+    for path in ("/file", "/v26.0/4711"):
+        graph.answers[path].hangs_up = True
+        assert type(failure(graph)) is Transient
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"url": ""}', b'{"url": 7}'])
