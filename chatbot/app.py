@@ -12,6 +12,7 @@ import structlog
 from celery import Celery, signals
 
 from chatbot import config, topology
+from chatbot.errors import Permanent
 from chatbot.router import Router
 
 if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.channels import Channel, Sender
     from chatbot.conversation import Conversation
     from chatbot.delivery import Delivery
+    from chatbot.media import MediaReader
+    from chatbot.messages import Message
     from chatbot.sessions import Sessions
     from chatbot.simulator import Simulator
     from chatbot.store import Store
@@ -71,8 +74,31 @@ class Chatbot:
 
         breaker = Breaker(failures=self.settings.breaker_failures, rest=self.settings.breaker_rest)
         return Conversation(
-            self.store, lambda: self.agent, self.router, llm_tries=self.settings.llm_tries, breaker=breaker
+            self.store,
+            lambda: self.agent,
+            self.router,
+            llm_tries=self.settings.llm_tries,
+            breaker=breaker,
+            read=self.media_reader.read,
         )
+
+    @cached_property
+    def media_reader(self) -> MediaReader:
+        """Reads the voice notes and images people send."""
+        from chatbot.media import MediaReader, transcriber
+
+        return MediaReader(
+            self._download,
+            transcriber(self.settings),
+            vision=self.settings.llm_vision,
+            max_bytes=self.settings.media_max_bytes,
+        )
+
+    def _download(self, message: Message, limit: int) -> bytes:
+        channel = self.channels.get(message.channel)
+        if channel is None or message.media is None:
+            raise Permanent(f"no file can be fetched through the channel {message.channel!r}")
+        return channel.download(message.media, limit=limit)
 
     @cached_property
     def delivery(self) -> Delivery:

@@ -7,10 +7,16 @@ here is judged by its HTTP status.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from chatbot.errors import ChannelDown, Permanent, TooFast, Transient, WindowClosed
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Treatment(Enum):
@@ -104,3 +110,39 @@ def failure(meaning: Meaning, says: str, pause: float | None) -> Transient | Per
             return ChannelDown(says, retry_after=pause)
         case Treatment.NEVER:
             return Permanent(says)
+
+
+def json_in(answer: httpx.Response) -> Any:
+    """Return the JSON an answer holds, ``None`` where it holds none."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def classified(answer: httpx.Response) -> Transient | Permanent:
+    """Return the error that a refused call stands for; its body has been read."""
+    code = _code_in(json_in(answer))
+    says = f"the Graph API answered {answer.status_code}, code {code}"
+    asked = _retry_after(answer)
+    if code is not None and code in MEANINGS:
+        meaning = MEANINGS[code]
+        return failure(meaning, f"{says} ({meaning.what})", asked or meaning.pause)
+    if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or answer.is_server_error:
+        return Transient(says, retry_after=asked)
+    return Permanent(says)
+
+
+def _code_in(body: Any) -> int | None:
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None  # False is not 0
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Return the seconds asked for; the header's other form, a date, is not read."""
+    try:
+        seconds = float(answer.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

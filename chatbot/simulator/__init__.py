@@ -7,6 +7,7 @@ knows nothing of the rest of this package. Everything lives in the memory of one
 ==============  =====================================================================
 ``graph``       what Meta answers: validation, error bodies
 ``faults``      scripted failures of the stand-in
+``files``       images and voice notes people sent
 ``state``       conversations, calls and events, bounded and safe between threads
 ``webhooks``    bodies as Meta writes them, signed, and the threads that post them
 ``routes``      the HTTP surface under ``/simulator``

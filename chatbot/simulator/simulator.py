@@ -11,6 +11,7 @@ from typing import Any
 
 from chatbot.simulator import graph
 from chatbot.simulator.faults import Fault, Faults
+from chatbot.simulator.files import File, Files
 from chatbot.simulator.rates import RateLimiter
 from chatbot.simulator.state import Bubble, State
 from chatbot.simulator.webhooks import Poster, message_body, status_body
@@ -24,6 +25,7 @@ class Simulator:
         self.state = State()
         self.faults = Faults()
         self.rates = RateLimiter()
+        self.files = Files()
         self._poster = Poster(webhook_url, app_secret)
 
     def start(self) -> None:
@@ -39,10 +41,14 @@ class Simulator:
         """Wait, but not beyond ``close``."""
         self._poster.closed.wait(seconds)
 
-    def say(self, messages: list[dict[str, str]]) -> int:
+    def say(self, messages: list[dict[str, Any]]) -> int:
         """Post what people wrote in one webhook; return its HTTP status, 0 without answer."""
         for message in messages:
-            self.state.say(message_id=message["id"], user=message["from"], name=message["name"], text=message["text"])
+            file: File | None = message.get("file")
+            if file is not None:
+                self.files.keep(file)
+            text = _shown(message["text"], file)
+            self.state.say(message_id=message["id"], user=message["from"], name=message["name"], text=text)
         status = self._poster.post(message_body(self.phone_number_id, messages))
         for message in messages:
             self.state.settle(message["id"], taken=status == 200)
@@ -73,6 +79,13 @@ class Simulator:
             for status in statuses
         ]
         self._poster.enqueue(bodies)
+
+
+def _shown(text: str, file: File | None) -> str:
+    """Return what the bubble of a message says: it shows no files."""
+    if file is None:
+        return text
+    return f"📷 {text or 'Imagem'}" if file.kind == "image" else "🎤 Mensagem de voz"
 
 
 def new_id() -> str:

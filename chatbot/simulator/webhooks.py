@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import httpx
 
+
 log = logging.getLogger(__name__)
 
 THREADS = 8
@@ -34,8 +35,8 @@ def is_number(user: str) -> bool:
     return user.isdigit()
 
 
-def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> dict[str, Any]:
-    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``.
+def message_body(phone_number_id: str, messages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``, ``file`` (or ``None``).
 
     One with ``choice`` is a tap on a button that says ``text``.
     """
@@ -56,11 +57,14 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
     return _envelope(phone_number_id, {"contacts": contacts, "messages": written})
 
 
-def _content(message: dict[str, str]) -> dict[str, Any]:
+def _content(message: dict[str, Any]) -> dict[str, Any]:
+    text, file = message["text"], message.get("file")
+    if file is not None:
+        return {"type": file.kind, file.kind: file.in_message(text)}
     if message.get("choice"):
-        chosen = {"id": message["text"][:256], "title": message["text"]}
+        chosen = {"id": text[:256], "title": text}
         return {"type": "interactive", "interactive": {"type": "button_reply", "button_reply": chosen}}
-    return {"type": "text", "text": {"body": message["text"]}}
+    return {"type": "text", "text": {"body": text}}
 
 
 def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:
