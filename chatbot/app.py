@@ -98,7 +98,7 @@ class Chatbot:
         channel = self.channels.get(message.channel)
         if channel is None or message.media is None:
             raise Permanent(f"no file can be fetched through the channel {message.channel!r}")
-        return channel.download(message.media, limit=limit)
+        return channel.download(message, limit=limit)
 
     @cached_property
     def delivery(self) -> Delivery:
@@ -137,12 +137,20 @@ class Chatbot:
     @cached_property
     def simulator(self) -> Simulator:
         """The WhatsApp on your desk, which posts to this process's own webhook."""
-        from chatbot.simulator import Simulator
+        from chatbot.simulator import Instance, Simulator
 
         return Simulator(
             webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/whatsapp",
             app_secret=config.secret(self.settings.whatsapp_app_secret),
             phone_number_id=self.settings.whatsapp_phone_number_id or "100000000000001",
+            evolution=Instance(
+                name=self.settings.evolution_instance or "demo",
+                api_key=config.secret(self.settings.evolution_api_key),
+                webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/evolution",
+                webhook_secret=config.secret(self.settings.evolution_webhook_secret),
+            )
+            if "evolution" in self.settings.channels
+            else None,
         )
 
     def warm_up(self) -> None:

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     agent_backstory: str = Field(DEFAULT_BACKSTORY, description="what it knows about itself")
 
     channels: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("whatsapp",), description="the channels in use, separated by commas: `whatsapp`"
+        ("whatsapp",), description="the channels in use, separated by commas: `whatsapp`, `evolution`"
     )
     whatsapp_graph_url: str = Field(
         "https://graph.facebook.com/v26.0", description="Graph API, up to and including the version"
@@ -134,6 +134,14 @@ class Settings(BaseSettings):
     )
     whatsapp_pair_seconds: Seconds = Field(6.0, description="to one person, one message in so many seconds …")
     whatsapp_pair_burst: int = Field(45, gt=0, description="… and so many at once before that")
+    evolution_url: str | None = Field(None, description="Evolution API's address")
+    evolution_api_key: SecretStr | None = Field(None, description="authorises calls to it")
+    evolution_instance: str = Field("", description="the instance to send from where no message says another")
+    evolution_webhook_secret: SecretStr | None = Field(
+        None, description="what a header of its webhooks must carry (`X-Webhook-Secret`)"
+    )
+    evolution_jwt_key: SecretStr | None = Field(None, description="or: the `jwt_key` it signs tokens with")
+    evolution_rate: float = Field(5.0, gt=0, description="messages a second an instance may send, by all senders")
     send_timeout: Seconds = Field(15.0, le=30, description="one call to the channel's API may take this long")
     send_tries: int = Field(5, ge=1, le=8, description="calls to the channel's API before it is left for later")
 
@@ -172,7 +180,9 @@ class Settings(BaseSettings):
     def _redis(cls, url: str) -> str:
         return _url(url, {"redis", "rediss", "unix", "fakeredis"}, "redis://host:6379/0")
 
-    @field_validator("llm_base_url", "transcription_base_url", "whatsapp_graph_url", "broker_management_url")
+    @field_validator(
+        "llm_base_url", "transcription_base_url", "whatsapp_graph_url", "broker_management_url", "evolution_url"
+    )
     @classmethod
     def _http(cls, url: str | None) -> str | None:
         return url and _url(url, {"http", "https"}, "http://127.0.0.1:8080/v1").rstrip("/")
@@ -192,6 +202,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 "CHATBOT_WHATSAPP_APP_SECRET and CHATBOT_WHATSAPP_VERIFY_TOKEN are the demo's, which everybody "
                 "knows; write your app's own"
+            )
+        if "evolution" in self.channels and not (self.evolution_url and self.evolution_api_key):
+            raise ValueError(
+                "CHATBOT_CHANNELS names evolution: set CHATBOT_EVOLUTION_URL (e.g. http://127.0.0.1:8080) "
+                "and CHATBOT_EVOLUTION_API_KEY"
+            )
+        if "evolution" in self.channels and not (self.evolution_webhook_secret or self.evolution_jwt_key):
+            raise ValueError(
+                "CHATBOT_CHANNELS names evolution: set CHATBOT_EVOLUTION_WEBHOOK_SECRET to what its webhooks "
+                "carry in the header X-Webhook-Secret, or CHATBOT_EVOLUTION_JWT_KEY"
             )
         if self.env == "production" and self.llm_model == "offline":
             raise ValueError(

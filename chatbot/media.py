@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from chatbot import language
+from chatbot.channels.answers import retry_after
 from chatbot.config import secret
 from chatbot.errors import Permanent, Transient
 from chatbot.messages import Message
@@ -175,7 +176,7 @@ class Transcriber:
             return _words(answer)
         says = f"the transcription server answered {answer.status_code}"
         if answer.status_code in {408, 409, 429} or answer.is_server_error:
-            raise Transient(says, retry_after=_retry_after(answer))
+            raise Transient(says, retry_after=retry_after(answer))
         raise Permanent(says)
 
 
@@ -200,8 +201,3 @@ def _words(answer: httpx.Response) -> str:
     if not isinstance(text, str):
         raise Permanent("the transcription server answered with no text")
     return text
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    seconds = answer.headers.get("Retry-After", "")
-    return float(seconds) if seconds.isdecimal() else None

@@ -7,12 +7,12 @@ here is judged by its HTTP status.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from chatbot.channels.answers import json_in, retry_after
 from chatbot.errors import ChannelDown, Permanent, TooFast, Transient, WindowClosed
 
 if TYPE_CHECKING:
@@ -112,19 +112,11 @@ def failure(meaning: Meaning, says: str, pause: float | None) -> Transient | Per
             return Permanent(says)
 
 
-def json_in(answer: httpx.Response) -> Any:
-    """Return the JSON an answer holds, ``None`` where it holds none."""
-    try:
-        return answer.json()
-    except ValueError:
-        return None
-
-
 def classified(answer: httpx.Response) -> Transient | Permanent:
     """Return the error that a refused call stands for; its body has been read."""
     code = _code_in(json_in(answer))
     says = f"the Graph API answered {answer.status_code}, code {code}"
-    asked = _retry_after(answer)
+    asked = retry_after(answer)
     if code is not None and code in MEANINGS:
         meaning = MEANINGS[code]
         return failure(meaning, f"{says} ({meaning.what})", asked or meaning.pause)
@@ -137,12 +129,3 @@ def _code_in(body: Any) -> int | None:
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) and not isinstance(code, bool) else None  # False is not 0
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Return the seconds asked for; the header's other form, a date, is not read."""
-    try:
-        seconds = float(answer.headers["Retry-After"])
-    except (KeyError, ValueError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None

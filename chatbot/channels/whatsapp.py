@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,21 +15,20 @@ from urllib.parse import quote
 
 from chatbot import language
 from chatbot.channels import cloud_media, cloud_payload
-from chatbot.channels.cloud_errors import MEANINGS, classified, failure, json_in
-from chatbot.channels.cloud_text import to_whatsapp
+from chatbot.channels.answers import json_in
+from chatbot.channels.cloud_errors import MEANINGS, classified, failure
+from chatbot.channels.formatting import split, to_whatsapp
 from chatbot.choices import as_text, offered
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
 from chatbot.language import OPTIONS, PICK
-from chatbot.messages import Choice, Inbound, Limits, Media, Message, Part, Status
+from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status
 
 if TYPE_CHECKING:
     import httpx  # loaded by the first call: the webhook makes none
 
     from chatbot.config import Settings
 
-#: Longest text body the API takes (Meta, "Text messages").
-LIMIT = 4096
 
 #: Reply buttons, list rows and what they hold at most (Meta, "Interactive messages").
 BUTTONS, BUTTON_TITLE = 3, 20
@@ -112,13 +110,15 @@ class WhatsApp:
         """Return every message and status of the body, in its order. Raises ``BadPayload``."""
         return cloud_payload.parse(body)
 
-    def download(self, media: Media, *, limit: int) -> bytes:
-        """Return a file a person sent, of ``limit`` bytes at most.
+    def download(self, message: Message, *, limit: int) -> bytes:
+        """Return the file of a message, of ``limit`` bytes at most.
 
         Raises ``Transient`` (also ``ChannelDown``), and ``Permanent`` for a file that is too
         large, that is not there, or that lies on a host which is not Meta's.
         """
-        return cloud_media.fetch(self._client(), self._graph_url, media.id, limit=limit)
+        return cloud_media.fetch(
+            self._client(), self._graph_url, message.media.id if message.media else "", limit=limit
+        )
 
     # -- outbound ---------------------------------------------------------------
 
@@ -229,31 +229,3 @@ def _id_in(body: Any) -> str:
     except (KeyError, IndexError, TypeError):
         return ""
     return id_ if isinstance(id_, str) else ""
-
-
-#: Where a long text may end, best first: paragraph, line, sentence, word.
-_BORDERS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?…])\s"), re.compile(r"\s"))
-
-
-def split(text: str, limit: int = LIMIT) -> list[str]:
-    """Return ``text`` in parts of at most ``limit`` characters; only white space is lost.
-
-    A word (and so a link) is cut only where it alone is longer than the limit.
-    """
-    parts = []
-    rest = text.strip()
-    while len(rest) > limit:
-        end = _border(rest, limit)
-        parts.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return [*parts, rest] if rest else parts
-
-
-def _border(text: str, limit: int) -> int:
-    window = text[: limit + 1]
-    for border in _BORDERS:
-        ends = [match.start() for match in border.finditer(window) if match.start() > 0]
-        # A border in the first half would make many small parts: look for the next kind.
-        if ends and (ends[-1] > limit // 2 or border is _BORDERS[-1]):
-            return ends[-1]
-    return limit

@@ -44,7 +44,7 @@ def examine(bot: Chatbot) -> list[Finding]:
         "descriptors": _descriptors,
         "redis": _redis,
         "model": _model,
-        "whatsapp": _whatsapp,
+        **{name: _CHANNELS[name] for name in bot.settings.channels},
         "clock": _clock,
     }
     if bot.settings.transcription_base_url:
@@ -177,6 +177,26 @@ def _whatsapp(bot: Chatbot) -> Finding:
             "whatsapp", False, f"the Graph API answers {answer.status_code}; check the access token and the number's id"
         )
     return Finding("whatsapp", True, "the Graph API knows this number and token")
+
+
+def _evolution(bot: Chatbot) -> Finding:
+    settings = bot.settings
+    assert settings.evolution_api_key is not None  # settings that name the channel have it
+    answer = httpx.get(
+        f"{settings.evolution_url}/instance/connectionState/{settings.evolution_instance}",
+        headers={"apikey": settings.evolution_api_key.get_secret_value()},
+        timeout=TIMEOUT,
+    )
+    if answer.status_code != 200:
+        says = "check CHATBOT_EVOLUTION_URL, CHATBOT_EVOLUTION_API_KEY and CHATBOT_EVOLUTION_INSTANCE"
+        return Finding("evolution", False, f"Evolution answers {answer.status_code}; {says}")
+    state = (answer.json().get("instance") or {}).get("state")
+    if state != "open":
+        return Finding("evolution", False, f"the instance is {state!r}, not connected; scan its QR code again")
+    return Finding("evolution", True, "the instance is connected")
+
+
+_CHANNELS = {"whatsapp": _whatsapp, "evolution": _evolution}
 
 
 def _clock(bot: Chatbot) -> Finding:

@@ -5,6 +5,7 @@ In come requests, out go answers; what they do is in ``simulator`` and ``state``
 ==============================================  ============================================
 GET ``/simulator``                              the chat page
 POST ``/graph/<version>/<number-id>/messages``  the stand-in for the Graph API
+POST ``/evolution/…/<instance>``                the stand-in for Evolution API
 GET ``/graph/<version>/<media-id>``, ``…/file``  where a file lies, and the file
 POST ``/say``                                   write as a person: posts a signed webhook
 GET ``/conversations?users=a,b``                what a page shows when it loads
@@ -28,7 +29,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request, url_for
 from werkzeug.exceptions import BadRequest
 
-from chatbot.simulator import graph
+from chatbot.simulator import evolution, graph
 from chatbot.simulator.faults import Fault
 from chatbot.simulator.files import File
 from chatbot.simulator.rates import Rates
@@ -63,6 +64,7 @@ def create_blueprint(simulator: Simulator) -> Blueprint:
     _serve_graph(blueprint, simulator)
     _serve_script(blueprint, simulator)
     _serve_rates(blueprint, simulator)
+    evolution.serve(blueprint, simulator)
     return blueprint
 
 
@@ -208,7 +210,7 @@ def _message(item: Any) -> dict[str, Any]:
         raise BadRequest(f"`text` has 1 to {LONGEST_SAID} characters")
     name = str(item.get("name") or user)[:256]
     message = {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256], "file": file}
-    return {**message, "choice": True} if item.get("choice") is True else message
+    return {**message, "choice": item.get("choice") is True, "via": str(item.get("via") or "")}
 
 
 def _listed(name: str) -> list[str]:

@@ -121,7 +121,7 @@ def fetched(graph: Server, *, limit: int = 1_000_000, token: str = "token", medi
         verify_token="v",
         timeout=5,
     )
-    return channel.download(media, limit=limit)
+    return channel.download(Message("u", "m", "", media=media), limit=limit)
 
 
 def failure(graph: Server, **options: Any) -> Exception:

@@ -18,7 +18,7 @@ from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
 from chatbot.channels.whatsapp import WhatsApp
-from chatbot.messages import Media
+from chatbot.messages import Media, Message
 from chatbot.simulator import Simulator, create_app
 from chatbot.simulator import files as simulator_files
 from chatbot.simulator import state as simulator_state
@@ -564,7 +564,7 @@ def test_the_channel_fetches_what_the_simulator_keeps(desk: Desk) -> None:
         graph_url=desk.business.graph, phone_number_id=NUMBER, access_token="t", app_secret="s", verify_token="v",
         timeout=5,
     )  # fmt: skip
-    assert channel.download(Media(message["image"]["id"]), limit=len(PICTURE)) == PICTURE
+    assert channel.download(Message(MARIA, "m", "", media=Media(message["image"]["id"])), limit=len(PICTURE)) == PICTURE
 
 
 def test_a_file_may_be_larger_than_a_webhook(desk: Desk) -> None:
