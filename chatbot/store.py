@@ -187,7 +187,7 @@ class Store:
         ]
         arguments = [
             message.key, self._history_turns, user, now, now + seconds, run or uuid4().hex,
-            message.sent_at, int(bool(other)), self._retention,
+            0 if message.origin else message.sent_at, int(bool(other)), self._retention,
         ]  # fmt: skip
         with _reachable():
             answer = self._script["begin_turn"](keys, arguments)

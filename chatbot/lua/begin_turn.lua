@@ -5,7 +5,8 @@
 -- author lead to one conversation.
 -- KEYS conversation, history, turn of this message, sessions, conversation of the author's other name
 -- ARGV message id, history length, user, now, claim lasts until, run (the same one may ask again),
---      when the message was written (0: not known), whether there is another name (1 or 0), retention s
+--      when the message was written from that number (0: not known, or it came in under another
+--      name), whether there is another name (1 or 0), retention s
 -- Returns {'answered', turn} | {'moved', user, phone, bsuid} | {'apart', user the other name leads to or ''}
 --      | {'wait'}
 --      | {'begun', claim, turns committed, attempts at this message, times given back, history}
