@@ -25,6 +25,7 @@ def nowhere(monkeypatch, tmp_path):
         ("CHATBOT_AGENT_FILE", "/no/such.yaml", "is not a file"),
         ("CHATBOT_WHATSAPP_GRAPH_URL", "graph.facebook.com", "https://"),
         ("CHATBOT_ENV", "prod", "production"),
+        ("CHATBOT_PSEUDONYM_KEY", "too short", "fewer than 16 characters"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_to_write(monkeypatch, name, value, says):
