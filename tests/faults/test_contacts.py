@@ -48,8 +48,9 @@ class Person:
     name: str
     phone: str
     bsuid: str
-    given_up: set[str] = field(default_factory=set)  # numbers whose notice was taken
-    phones: list[str] = field(default_factory=list)
+    phones: list[str] = field(default_factory=list)  # of earlier
+    notices: dict[str, str] = field(default_factory=dict)  # number → the newest notice that it was given up
+    given_up: set[str] = field(default_factory=set)  # numbers whose newest notice was taken
 
 
 FORMS = st.sampled_from(("phone", "bsuid", "both"))
@@ -111,11 +112,15 @@ class Contacts(RuleBasedStateMachine):
         if name == "commit_turn" and result:
             assert result.message.id not in self.committed, "one message, one turn"
             self.committed[result.message.id] = result
-        if name == "move" and args[0].moved_to.isdigit():
-            self.people[self.author[args[0].id]].given_up.add(args[0].phone)
+        if name == "move":
+            self._taken(args[0])
         if fault:
             raise Crash if fault[2] == "crash" else Transient("the answer is lost")
         return result
+
+    def _taken(self, notice: Message) -> None:
+        person = self.people[self.author[notice.id]]
+        person.given_up |= {phone for phone, newest in person.notices.items() if newest == notice.id}
 
     def reply(self, message: Message, history: tuple[Turn, ...]) -> str:
         author = self.author[message.id]
@@ -228,12 +233,16 @@ class Contacts(RuleBasedStateMachine):
     @rule(who=PEOPLE, form=NOTICES, back=st.booleans())
     def somebody_changes_number(self, who, form, back):
         person = self.people[who]
-        number = person.phones[-1] if back and person.phones else self._phone()
+        self._change_number(person, form, person.phones[-1] if back and person.phones else self._phone())
+
+    def _change_number(self, person: Person, form: str, number: str) -> None:
         self.clock.advance(1.0)
         self._arrive(person, form, kind="system", moved_to=number)
+        person.notices[person.phone] = self.arrived[-1].id
         person.phones = [phone for phone in [*person.phones, person.phone] if phone != number]
         person.phone = number
         person.given_up.discard(number)
+        person.notices.pop(number, None)
         self.clock.advance(1.0)
 
     @rule(who=PEOPLE, form=st.sampled_from(("bsuid", "both")))
@@ -251,11 +260,7 @@ class Contacts(RuleBasedStateMachine):
         if other.phones:
             self._drain()
             self.clock.advance(8 * DAY)
-            number = other.phones.pop()
-            self._arrive(person, form, kind="system", moved_to=number)
-            person.phones.append(person.phone)
-            person.phone = number
-            self.clock.advance(1.0)
+            self._change_number(person, form, other.phones.pop())
 
     @rule(seconds=st.sampled_from((1.0, SETTLE_SECONDS, 2000.0)))
     def time_passes(self, seconds):
