@@ -76,9 +76,12 @@ class Moves:
         self, pipe: Any, *, users: Mapping[str, float | None], to: Contact, at: float, now: float, message: str
     ) -> str:
         to = self._newest(pipe, to, at)
-        users = self._with_links(pipe, users)
-        held = [self._held(pipe, user) for user in users if user != to.user]
-        old = [one for one in held if not _leads(one.state, to.user, users[one.user])]
+        old = self._elsewhere(pipe, users, to.user)
+        # A BSUID comes along with its number. Not where that leads there already: what is
+        # linked to it since then is somebody else.
+        links = {one.state["linked"] for one in old if "linked" in one.state} - users.keys()
+        old += self._elsewhere(pipe, dict.fromkeys(links), to.user)
+        users = {**users, **dict.fromkeys(links)}
         if not old:
             return to.user
         new = self._held(pipe, to.user)
@@ -102,10 +105,10 @@ class Moves:
                 return to
             to = destination(state)
 
-    def _with_links(self, pipe: Any, users: Mapping[str, float | None]) -> dict[str, float | None]:
-        """Return ``users`` with the BSUIDs known to be theirs."""
-        links = [pipe.hget(self._key(user, "conversation"), "linked") for user in users]
-        return {**users, **{link: None for link in links if link}}
+    def _elsewhere(self, pipe: Any, users: Mapping[str, float | None], to: str) -> list[_Held]:
+        """Return what those users hold that do not lead there yet."""
+        held = [self._held(pipe, user) for user in users if user != to]
+        return [one for one in held if not _leads(one.state, to, users[one.user])]
 
     def _held(self, pipe: Any, user: str) -> _Held:
         conversation, history, outbox = (self._key(user, what) for what in ("conversation", "history", "outbox"))
@@ -130,7 +133,8 @@ class Moves:
         past = [
             waiting.get((turn.message.user, turn.number)) or _reaching(to, turn) for one in old for turn in one.history
         ]
-        pipe.hdel(conversation, *_MOVED)
+        # When it moved last stays: an older notice of that, come again, is about somebody else.
+        pipe.hdel(conversation, "moved", "moved_phone", "moved_bsuid")
         if linked:
             pipe.hset(conversation, "linked", linked)
         if waiting:
@@ -164,10 +168,10 @@ def destination(state: Mapping[str, str]) -> Contact:
 
 
 def _leads(state: Mapping[str, str], to: str, until: float | None) -> bool:
-    """Whether a user leads there for good, or (not for good) anywhere until that time or longer."""
+    """Whether a user leads there for good or, not for good, moved anywhere at that time or later."""
     if until is None:
         return state.get("moved") == to and "moved_at" not in state
-    return "moved" in state and float(state.get("moved_at", "inf")) >= until
+    return float(state.get("moved_at", "inf" if "moved" in state else "-inf")) >= until
 
 
 def _reaching(to: Contact, turn: Turn) -> Turn:

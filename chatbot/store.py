@@ -16,7 +16,8 @@ Keys (``<user>`` percent-encoded as in queue names):
                                                ``sender``/``sender_until``/``fence`` of its delivery;
                                                ``calling``/``calling_at``: the part being sent;
                                                ``moved`` to that user (``moved_phone``/``moved_bsuid``
-                                               reach them): all, or what was written until ``moved_at``;
+                                               reach them): all, or what was written until ``moved_at``,
+                                               which stays when the user is one again;
                                                ``linked``: the BSUID's user, who leads here
 ``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered

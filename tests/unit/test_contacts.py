@@ -251,6 +251,18 @@ def test_whoever_is_given_a_number_that_somebody_gave_up_is_somebody_else(store)
         store.begin_turn(said("atrasada", sent_at=1499.0), seconds=60)
 
 
+def test_a_notice_that_comes_again_takes_nothing_from_who_has_the_number_now(store):
+    notice = said("", id_="notice", moved_to=NEW_PHONE, sent_at=1500.0)
+    store.move(notice)
+    turn(store, said("segredo", bsuid="BR.2", sent_at=1501.0))
+    store.move(notice)
+    assert past(store, NEW_PHONE) == []
+    assert past(store, PHONE) == ["segredo"]
+    with pytest.raises(Moved) as moved:
+        store.begin_turn(said("oi", phone="", bsuid="BR.2", sent_at=1502.0), seconds=60)
+    assert moved.value.to.user == PHONE
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_of_several_moves_the_newest_wins_in_whatever_order_they_come(store, backwards):
     turn(store, said("um"))
