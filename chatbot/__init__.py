@@ -10,7 +10,7 @@ The way of a message, in the order of the files:
 6. ``sessions``       idle ones are closed, orphaned ones are rescued
 
 ``store`` keeps conversations in Redis, ``topology`` names everything on the broker,
-``messages`` and ``errors`` are the vocabulary, ``tasks`` what Celery calls. Only
+``messages``, ``contacts`` and ``errors`` are the vocabulary, ``tasks`` what Celery calls. Only
 ``config`` reads the environment, only ``app`` builds.
 """
 

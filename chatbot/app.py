@@ -12,6 +12,7 @@ import structlog
 from celery import Celery, signals
 
 from chatbot import config, topology
+from chatbot.contacts import Names
 from chatbot.errors import Permanent
 from chatbot.router import Router
 
@@ -48,6 +49,11 @@ class Chatbot:
         return Router(self.celery, timeout=self.settings.publish_timeout, queue_arguments=self.queue_arguments)
 
     @cached_property
+    def names(self) -> Names:
+        """Names users."""
+        return Names(home=self.settings.whatsapp_phone_number_id or "", key=config.secret(self.settings.pseudonym_key))
+
+    @cached_property
     def store(self) -> Store:
         """Conversations in Redis."""
         from chatbot.store import Store, connect
@@ -57,6 +63,7 @@ class Chatbot:
             history_turns=self.settings.history_turns,
             retention=self.settings.retention,
             clock=time.time,
+            names=self.names,
         )
 
     @cached_property
@@ -237,5 +244,6 @@ def configure_logging(settings: config.Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    for name in ("httpx", "httpcore", "amqp", "werkzeug", "openai", "crewai", "crewai_core"):
+    # Below WARNING these write what people wrote, or where to: celery.pool whole message bodies.
+    for name in ("celery.pool", "httpx", "httpcore", "amqp", "werkzeug", "openai", "crewai", "crewai_core"):
         logging.getLogger(name).setLevel(logging.WARNING)

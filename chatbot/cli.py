@@ -49,13 +49,15 @@ def shell() -> None:
         "sessions": tasks["chatbot.sessions"],
         "history": tasks["chatbot.history"],
         "counts": tasks["chatbot.counts"],
+        "user": bot.names.user,
     }
     banner = (
         'chat("maria", "Oi")          say something and wait for the reply\n'
         'answer.delay("maria", "Oi")  say something and go on\n'
         "sessions()                   who is being served\n"
         'history("maria")             what was said\n'
-        "counts()                     what should stay rare, and how often it happened"
+        "counts()                     what should stay rare, and how often it happened\n"
+        'user("5511988887777")        who that is here'
     )
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives the prompt history and editing

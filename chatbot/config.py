@@ -29,6 +29,9 @@ DEFAULT_BACKSTORY = (
     "diz que não sabe e oferece um caminho."
 )
 
+#: Characters of a key that nobody guesses.
+MIN_KEY = 16
+
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -111,6 +114,9 @@ class Settings(BaseSettings):
     agent_goal: str = Field(DEFAULT_GOAL, description="what it wants")
     agent_backstory: str = Field(DEFAULT_BACKSTORY, description="what it knows about itself")
 
+    pseudonym_key: SecretStr | None = Field(
+        None, description="with it queue names, Flower and logs show keyed hashes and no phone numbers; never change it"
+    )
     channels: Annotated[tuple[str, ...], NoDecode] = Field(
         ("whatsapp",), description="the channels in use, separated by commas: `whatsapp`, `evolution`"
     )
@@ -174,6 +180,13 @@ class Settings(BaseSettings):
         if unknown := set(found) - set(CHANNELS):
             raise ValueError(f"knows no {', '.join(sorted(unknown))}; write one or more of {', '.join(CHANNELS)}")
         return found
+
+    @field_validator("pseudonym_key")
+    @classmethod
+    def _key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key and len(key.get_secret_value()) < MIN_KEY:
+            raise ValueError(f"has fewer than {MIN_KEY} characters; write what `openssl rand -hex 32` prints")
+        return key
 
     @field_validator("redis_url")
     @classmethod

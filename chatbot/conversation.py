@@ -3,9 +3,11 @@
 In comes a ``Message``, out goes a committed ``Turn`` and a wake-up for the sender. A file
 that came with it is read first (``media.py``), and the turn keeps the words it held.
 Promises: one message, one turn, one reply (a message that already has its turn only
-hands its reply over again); a run that was overtaken commits nothing; whoever cannot be
-answered hears an apology, and the message is kept as a dead letter with the reason; while
-the model is down messages wait in their queues, and each user is told so once.
+hands its reply over again); one person, one conversation (what comes in under a name that
+leads to another one is forwarded there, in order; who moves takes the conversation along);
+a run that was overtaken commits nothing; whoever cannot be answered hears an apology, and
+the message is kept as a dead letter with the reason; while the model is down messages wait
+in their queues, and each user is told so once.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ import structlog
 
 from chatbot import language
 from chatbot.breaker import Breaker
-from chatbot.errors import CircuitOpen, Permanent, StaleTurn, Transient
+from chatbot.errors import CircuitOpen, Permanent, QueueFull, StaleTurn, Transient
 from chatbot.media import Reading
 from chatbot.messages import Message, Turn
 from chatbot.retry import in_place
-from chatbot.store import Begun, Store
+from chatbot.store import Begun, Moved, Store
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Agent(Protocol):
 class Outbound(Protocol):
     """Where a turn's consequences are published (``Router``)."""
 
+    def route(self, message: Message) -> object: ...
     def wake_sender(self, user: str, number: int) -> None: ...
     def mark_read(self, message: Message) -> None: ...
     def bury(self, message: Message, reason: str) -> None: ...
@@ -121,18 +124,42 @@ class Conversation:
         self._floor = _Floor()
         self._sleep = sleep
 
-    def answer(self, message: Message) -> Turn:
+    def answer(self, message: Message) -> Turn | None:
         """Take the turn of ``message`` and return it once the sender knows.
 
-        Raises ``StaleTurn`` when a newer run took over, ``CircuitOpen`` while the model is
-        down, ``Transient`` when Redis or the broker stayed away for ``PATIENCE_SECONDS``:
-        the message is not used up then.
+        Returns ``None`` where it has none here: it says that its author moved, and that is
+        done; or its author is another user by now, whose queue has it. Raises
+        ``StaleTurn`` when a newer run took over, ``CircuitOpen`` while the model is down,
+        ``Transient`` when Redis or the broker stayed away for ``PATIENCE_SECONDS``: the
+        message is not used up then.
         """
-        turn = self._turn(message)
+        try:
+            if message.moved_to:
+                self._move(message)
+                return None
+            turn = self._turn(message)
+        except Moved as moved:
+            self._forward(moved.to.take_over(message))
+            return None
         if turn.failure:
             self._patiently(lambda: self._outbound.bury(message, turn.failure))
         self._patiently(lambda: self._outbound.wake_sender(message.user, turn.number))
         return turn
+
+    def _move(self, message: Message) -> None:
+        user = self._patiently(lambda: self._store.move(message))
+        self._patiently(lambda: self._outbound.wake_sender(user, 0))  # for replies that moved along
+        log.info("user.moved", message_id=message.id)
+
+    def _forward(self, message: Message) -> None:
+        """Send a message on to its author's queue: twice is harmless, and later than its turn at worst."""
+        try:
+            self._patiently(lambda: self._outbound.route(message))
+            log.info("message.forwarded", message_id=message.id)
+        except QueueFull as err:
+            reason = str(err)
+            log.warning("message.refused", message_id=message.id, reason=reason)
+            self._patiently(lambda: self._outbound.bury(message, reason))
 
     def _turn(self, message: Message) -> Turn:
         with self._floor.shared():

@@ -58,6 +58,10 @@ class StaleTurn(Transient):
     """
 
 
+class TurnUnderWay(Transient):
+    """Another message of the same user is being answered: this one is not next."""
+
+
 class BadSignature(ChatbotError):
     """The webhook body was not signed with our app secret."""
 

@@ -75,7 +75,9 @@ class Message(_Json):
     answers to, ``moved_to`` the new phone or BSUID of an author who changed it (``user``,
     ``phone`` and ``bsuid`` are the old ones then), ``group`` the id of the group it was
     written in, ``context`` a sentence on what led to it (an ad, a product).
-    ``user`` is empty when nothing says who wrote.
+    ``user`` is empty when nothing says who wrote. ``origin`` is the user it came in as,
+    where it was forwarded to another name of the same person. ``provider_id`` is the
+    provider's id where ``id`` is a pseudonym of it: never to be shown.
     ``replays`` counts how often an operator brought it back from the dead letters.
     """
 
@@ -94,6 +96,8 @@ class Message(_Json):
     moved_to: str = ""
     group: str = ""
     context: str = ""
+    origin: str = ""
+    provider_id: str = ""
     replays: int = 0
 
     @classmethod
@@ -108,6 +112,11 @@ class Message(_Json):
     def key(self) -> str:
         """What has one turn: the message, or one replay of it."""
         return f"{self.id}~{self.replays}" if self.replays else self.id
+
+    @property
+    def id_at_provider(self) -> str:
+        """What the provider calls it."""
+        return self.provider_id or self.id
 
     @property
     def starts_turn(self) -> bool:

@@ -1,8 +1,10 @@
-"""Conversations in Redis: who said what, how far each reply got, who is being served.
+"""Conversations in Redis: who said what, how far each reply got, who is who, who is being served.
 
 Promises: a turn is written by compare-and-set, so a run that lost its connection
 writes nothing once a newer one began; replies are taken one at a time, in order.
-All state of a user changes inside one Lua script, which Redis runs alone.
+All state of a user changes inside one Lua script, which Redis runs alone, or in one
+transaction (``move``). One person has one conversation, by whatever names they write:
+all others lead to it, and no turn begins under them.
 
 Keys (``<user>`` percent-encoded as in queue names):
 
@@ -12,10 +14,15 @@ Keys (``<user>`` percent-encoded as in queue names):
                                                of the message being answered;
                                                ``delivered`` turns; ``parts`` of the next one sent;
                                                ``sender``/``sender_until``/``fence`` of its delivery;
-                                               ``calling``/``calling_at``: the part being sent
+                                               ``calling``/``calling_at``: the part being sent;
+                                               ``moved`` to that user (``moved_phone``/``moved_bsuid``
+                                               reach them): all, or what was written until ``moved_at``,
+                                               which stays when the user is one again;
+                                               ``linked``: the BSUID's user, who leads here
 ``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
-``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn
+``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn; under the user it
+                                               came in as (``Message.origin``), so that it never moves
 ``chatbot:{<user>}:sent:<id>``         string  number of the turn that a message of ours belongs to
 ``chatbot:{<user>}:told:<what>``       string  present while the user need not be told again
 ``chatbot:{<user>}:pace``              string  Unix time from which the user's burst is whole again
@@ -33,7 +40,7 @@ delivers a webhook again for up to 7 (Meta, "Webhooks", retries).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -43,8 +50,10 @@ from uuid import uuid4
 import redis
 import redis.exceptions
 
-from chatbot.errors import Transient
+from chatbot.contacts import Contact, Names
+from chatbot.errors import Transient, TurnUnderWay
 from chatbot.messages import Limits, Message, Turn
+from chatbot.moves import Moves, destination
 from chatbot.topology import queue_name
 
 DEDUPE_SECONDS = 9 * 86_400
@@ -93,8 +102,12 @@ class Claimed:
     doubt_since: float | None
 
 
-class TurnUnderWay(Transient):
-    """Another message of the same user is being answered: this one is not next."""
+class Moved(Exception):
+    """The author is another user by now: ``to``."""
+
+    def __init__(self, to: Contact) -> None:
+        super().__init__("the user moved")
+        self.to = to
 
 
 class Busy(Exception):
@@ -119,11 +132,16 @@ def connect(url: str, *, timeout: float = 5.0) -> Any:
 class Store:
     """The conversations of every user. Raises ``Transient`` while Redis cannot be used."""
 
-    def __init__(self, client: Any, *, history_turns: int, retention: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Any, *, history_turns: int, retention: float, clock: Callable[[], float],
+        names: Names | None = None,
+    ) -> None:  # fmt: skip
         self._redis = client  # Any: redis-py types every reply as "maybe awaitable"
+        self._names = names or Names()
         self._history_turns = history_turns
         self._retention = int(retention)
         self._clock = clock
+        self._moves = Moves(client, _key, DUE, history_turns=history_turns, retention=int(retention))
         scripts = files("chatbot") / "lua"
         self._script = {
             name: self._redis.register_script((scripts / f"{name}.lua").read_text())
@@ -155,15 +173,30 @@ class Store:
 
         From here on, an earlier run for the same message can no longer commit, and for
         ``seconds`` no other message of this user can begin. ``run`` names this run where
-        it may have to ask twice because the first answer was lost. Raises ``TurnUnderWay``
-        while another message's turn holds that right.
+        it may have to ask twice because the first answer was lost. The first message that
+        names its author by phone and BSUID makes one conversation of the two. Raises
+        ``Moved`` where the author is another user by now, ``TurnUnderWay`` while another
+        message's turn holds that right.
         """
-        user, now = message.user, self._clock()
-        keys = [_key(user, "conversation"), _key(user, "history"), _key(user, f"turn:{message.key}"), SESSIONS]
+        user, now, other = message.user, self._clock(), self._names.by_bsuid(message, message.account)
+        keys = [
+            _key(user, "conversation"),
+            _key(user, "history"),
+            _turn_key(message),
+            SESSIONS,
+            _key(other or user, "conversation"),
+        ]
+        arguments = [
+            message.key, self._history_turns, user, now, now + seconds, run or uuid4().hex,
+            0 if message.origin else message.sent_at, int(bool(other)), self._retention,
+        ]  # fmt: skip
         with _reachable():
-            answer = self._script["begin_turn"](
-                keys, [message.key, self._history_turns, user, now, now + seconds, run or uuid4().hex]
-            )
+            answer = self._script["begin_turn"](keys, arguments)
+            while answer[0] == "apart":
+                self._join(message, other, answer[1])
+                answer = self._script["begin_turn"](keys, arguments)
+        if answer[0] == "moved":
+            raise Moved(Contact(*answer[1:]))
         if answer[0] == "wait":
             raise TurnUnderWay("another message of this user is being answered")
         if answer[0] == "answered":
@@ -193,7 +226,7 @@ class Store:
         keys = [
             _key(user, "conversation"),
             _key(user, "history"),
-            _key(user, f"turn:{begun.message.key}"),
+            _turn_key(begun.message),
             _key(user, "outbox"),
             DUE,
         ]
@@ -209,7 +242,7 @@ class Store:
     def turn_of(self, message: Message) -> Turn | None:
         """Return the turn a message got, or ``None`` while it has none."""
         with _reachable():
-            stored = self._redis.get(_key(message.user, f"turn:{message.key}"))
+            stored = self._redis.get(_turn_key(message))
         return Turn.from_json(stored) if stored else None
 
     def turn_numbered(self, user: str, number: int) -> Turn | None:
@@ -218,17 +251,20 @@ class Store:
             stored = self._redis.hget(_key(user, "outbox"), str(number))
         if stored:
             return Turn.from_json(stored)
-        return next((turn for turn in self.history(user) if turn.number == number), None)
+        turns = (turn for name in self._ways(user) for turn in self.history(name))
+        return next((turn for turn in turns if (turn.message.user, turn.number) == (user, number)), None)
 
     def quoted(self, user: str, message_id: str) -> str:
         """Return the text that has that id of the provider's, whoever wrote it; ``""`` where it is not kept."""
         turns = self.history(user)
         for turn in turns:
-            if turn.message.id == message_id:
+            if turn.message.id_at_provider == message_id:
                 return turn.message.text
+        users = list({user, *(turn.message.user for turn in turns)})
         with _reachable():
-            number = self._redis.get(_key(user, f"sent:{message_id}"))
-        return next((turn.reply for turn in turns if str(turn.number) == number), "")
+            numbers = self._redis.mget([_key(name, f"sent:{message_id}") for name in users])
+        sent = dict(zip(users, numbers, strict=True))
+        return next((turn.reply for turn in turns if str(turn.number) == sent[turn.message.user]), "")
 
     def is_being_answered(self, message: Message) -> bool:
         """Return whether a run of this very message is under way."""
@@ -240,6 +276,45 @@ class Store:
         """Return the stored turns of a user, oldest first."""
         with _reachable():
             return [Turn.from_json(turn) for turn in self._redis.lrange(_key(user, "history"), 0, -1)]
+
+    # -- who is who -------------------------------------------------------------
+
+    def move(self, message: Message) -> str:
+        """Have the author of ``message``, who moved, be who they are from then on; return that user.
+
+        All the author was leads there: the past, what is not delivered yet, and whatever was
+        written under the old name until then. Only that, for numbers that were given up are
+        given out again. Of several moves the newest wins, in whatever order they come; done
+        twice, one is done once. Raises ``Moved`` where the author had another name for
+        good, ``TurnUnderWay`` while a turn or a send is under way.
+        """
+        with _reachable():
+            state = self._redis.hgetall(_key(message.user, "conversation"))
+            if "moved" in state and "moved_at" not in state:
+                raise Moved(destination(state))
+            to = self._names.moved(message)
+            known_as = (self._names.by_bsuid(one, message.account) for one in (to, message))
+            users = {message.user: self._written_at(message)} | dict.fromkeys(filter(None, known_as))
+            return self._lead(users, to, message)
+
+    def _join(self, message: Message, other: str, leads_to: str) -> None:
+        """Make one user of the author's phone and BSUID, and of the number the BSUID was known with before."""
+        users = {other: None} | ({leads_to: self._written_at(message)} if leads_to else {})
+        self._lead(users, Contact(message.user, message.phone, message.bsuid), message)
+
+    def _lead(self, users: Mapping[str, float | None], to: Contact, message: Message) -> str:
+        at, now = self._written_at(message), self._clock()
+        return self._moves.lead(users, to, at=at, now=now, message=message.key)
+
+    def _written_at(self, message: Message) -> float:
+        return message.sent_at or self._clock()
+
+    def _ways(self, user: str) -> Iterator[str]:
+        """Yield ``user`` and whoever it leads to."""
+        while user:
+            yield user
+            with _reachable():
+                user = self._redis.hget(_key(user, "conversation"), "moved")
 
     # -- delivery of replies ----------------------------------------------------
 
@@ -387,6 +462,10 @@ class Store:
 
 def _pace(account: str) -> str:
     return f"chatbot:pace:{account}"
+
+
+def _turn_key(message: Message) -> str:
+    return _key(message.origin or message.user, f"turn:{message.key}")
 
 
 def _key(user: str, what: str) -> str:

@@ -45,7 +45,7 @@ def queue_name(user: str) -> str:
     percent-encoded, and so are names this topology keeps for itself. Raises
     ``ValueError`` for an empty user or one over 200 bytes (AMQP names end at 255).
     """
-    name = quote(user, safe="").replace(".", "%2E")
+    name = quote(user, safe="@").replace(".", "%2E")
     if name in _RESERVED:
         name = f"%{ord(name[0]):02X}{name[1:]}"
     if not name or len(name) > 200:

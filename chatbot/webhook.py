@@ -56,9 +56,9 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
     channel = _channel(name)
     body = request.get_data(cache=False)
     channel.verify(body, request.headers.get)
-    inbound = channel.parse(body)
-    refused = _route(_in_order(_served(inbound.messages)))
-    for status in inbound.statuses:
+    inbound, names = channel.parse(body), _bot().names
+    refused = _route(_in_order(_served(tuple(map(names.name, inbound.messages)))))
+    for status in map(names.status, inbound.statuses):
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
         if status.callback and status.status in SETTLING:
             _bot().router.report(status)

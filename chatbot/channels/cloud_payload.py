@@ -141,7 +141,7 @@ def _message(item: Any, account: str, contacts: Contacts) -> Message | None:
         phone, bsuid = _before(item, phone, bsuid, moved_to)
     user = phone or bsuid
     if codes := _codes(item):
-        log.info("message.errors", message_id=id_, kind=kind, codes=codes)
+        log.info("message.errors", kind=kind, codes=codes)
     return Message(
         user=user,
         id=id_,

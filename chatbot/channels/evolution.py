@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import re
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -153,7 +154,7 @@ class Evolution:
     def mark_read(self, to: Message, *, typing: bool) -> None:
         """Mark ``to`` as read and, with ``typing``, show that an answer is being written."""
         jid = to.bsuid or f"{to.phone}@s.whatsapp.net"
-        read = {"readMessages": [{"remoteJid": jid, "fromMe": False, "id": to.id}]}
+        read = {"readMessages": [{"remoteJid": jid, "fromMe": False, "id": to.id_at_provider}]}
         self._call(to, "chat/markMessageAsRead", read)
         if typing:
             presence = {"number": _address(to), "presence": "composing", "delay": TYPING_MILLISECONDS}
@@ -210,7 +211,8 @@ class Evolution:
         raise _classified(answer)
 
 
-#: What a refusal means, by its HTTP status: Evolution has no error codes.
+#: What a refusal means, by its HTTP status and, for 400, by its words: there are no error codes,
+#: and whatever fails on the way out is a 400 too (``whatsapp.baileys.service.ts``).
 _REFUSALS = {
     HTTPStatus.UNAUTHORIZED: (ChannelDown, "the key is refused (CHATBOT_EVOLUTION_API_KEY)"),
     HTTPStatus.FORBIDDEN: (ChannelDown, "the key may not use this instance"),
@@ -218,6 +220,7 @@ _REFUSALS = {
     HTTPStatus.REQUEST_TIMEOUT: (Transient, "it was busy"),
     HTTPStatus.TOO_MANY_REQUESTS: (Transient, "it is asked too often"),
 }  # fmt: skip
+_FAILED = re.compile(r"Error: |Timed Out")
 
 
 def _classified(answer: httpx.Response) -> Transient | Permanent:
@@ -226,6 +229,8 @@ def _classified(answer: httpx.Response) -> Transient | Permanent:
     if answer.status_code in _REFUSALS:
         kind, what = _REFUSALS[HTTPStatus(answer.status_code)]
         return kind(f"{says}: {what}", retry_after=pause)
+    if answer.status_code == HTTPStatus.GATEWAY_TIMEOUT:
+        return OutcomeUnknown(f"{says}: a proxy before it waited in vain")
     if answer.is_server_error:
         return Transient(says, retry_after=pause)
     told = list_of(dict_of(dict_of(json_in(answer)).get("response")).get("message"))
@@ -233,6 +238,8 @@ def _classified(answer: httpx.Response) -> Transient | Permanent:
         return Permanent(f"{says}: this number is not on WhatsApp")
     if any("connection closed" in text_of(item).lower() for item in told):
         return ChannelDown(f"{says}: the instance is not connected; scan its QR code again", retry_after=pause)
+    if any(_FAILED.search(text_of(item)) for item in told):
+        return OutcomeUnknown(f"{says}: it failed on the way out")
     return Permanent(says)
 
 

@@ -148,7 +148,7 @@ class WhatsApp:
     def mark_read(self, to: Message, *, typing: bool) -> None:
         """Mark ``to`` as read, with the typing indicator where asked (25 s, or until the reply)."""
         indicator = {"typing_indicator": {"type": "text"}} if typing else {}
-        self._call(to, {"status": "read", "message_id": to.id, **indicator})
+        self._call(to, {"status": "read", "message_id": to.id_at_provider, **indicator})
 
     def failed(self, status: Status) -> Transient | Permanent:
         """Return what a ``failed`` status stands for, as if the call had failed that way."""

@@ -32,6 +32,8 @@ UNREADABLE = "unreadable"
 NOT_REPLAYABLE = "only answer and send letters can be replayed"
 
 _ID_DIGITS = 12
+#: The parts of a message that say who wrote it.
+_ADDRESS = frozenset({"phone", "bsuid", "name", "provider_id", "quoted", "moved_to"})
 _BLANK = Message(user="", id="", text="")
 #: What the positional arguments of our tasks mean (``tasks.py``).
 _NAMES = {
@@ -234,13 +236,26 @@ def page(letter: Letter) -> str:
     parts = {"headers": headers, "x-death": letter.headers.get("x-death", [])}
     lines = [f"{name:<11} {_one_line(value or '-')}" for name, value in facts.items()]
     lines += [f"{name:<11} {_json(value, indent=2)}" for name, value in parts.items()]
-    what, shown = ("text", letter.text) if letter.message else ("body", letter.body)
+    what, shown = ("text", letter.text) if letter.message else ("body", _without_address(letter.body))
     return "\n".join([*lines, f"{what}:", "", _harmless(shown)])
 
 
 def label(letter: Letter) -> str:
     """Return the line that names ``letter`` where something is done to it."""
     return "  ".join(_one_line(part or "-") for part in (letter.id, letter.kind, letter.user, letter.message_id))
+
+
+def _without_address(body: str) -> str:
+    """Return a body without whom it is about, where that is a pseudonym's message (``CHATBOT_PSEUDONYM_KEY``)."""
+    try:
+        args, kwargs, embedded = json.loads(body)
+        message = kwargs["message"]
+        if not message["provider_id"]:
+            return body
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return body
+    kwargs["message"] = {what: "…" if what in _ADDRESS and value else value for what, value in message.items()}
+    return _json([args, kwargs, embedded])
 
 
 # -- reading ---------------------------------------------------------------------

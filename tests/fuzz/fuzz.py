@@ -106,7 +106,7 @@ def check_messages(messages: list[Message], good: tuple[str, ...]) -> None:
     came = [message for message in messages if message.id.startswith("good-")]
     if good:
         assert tuple(message.id for message in came) == good, f"good messages came as {[m.id for m in came]}"
-        assert all(m.text == f"oi {m.id[5:]}" and m.user == "5511900000000" and m.starts_turn for m in came)
+        assert all(m.text == f"oi {m.id[5:]}" and m.phone == "5511900000000" and m.starts_turn for m in came)
     for message in messages:
         json.dumps(message.to_dict(), allow_nan=False).encode()
         longest = max(map(len, (message.user, message.id, message.kind, message.quoted, message.group)))

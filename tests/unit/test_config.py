@@ -30,6 +30,7 @@ def nowhere(monkeypatch, tmp_path):
         ("CHATBOT_LLM_VISION", "perhaps", "valid boolean"),
         ("CHATBOT_LLM_VISION", "true", "CHATBOT_LLM_MODEL=offline cannot"),
         ("CHATBOT_MEDIA_MAX_BYTES", "0", "greater than 0"),
+        ("CHATBOT_PSEUDONYM_KEY", "too short", "fewer than 16 characters"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_to_write(monkeypatch, name, value, says):

@@ -11,7 +11,7 @@ import pytest
 from chatbot import language
 from chatbot.breaker import Breaker
 from chatbot.conversation import MAX_ATTEMPTS, Conversation
-from chatbot.errors import BrokerUnavailable, CircuitOpen, Permanent, StaleTurn, Transient
+from chatbot.errors import BrokerUnavailable, CircuitOpen, Permanent, QueueFull, StaleTurn, Transient
 from chatbot.messages import Message
 from chatbot.store import Store, TurnUnderWay, connect
 from tests.servers import wait_until
@@ -38,8 +38,14 @@ class Published:
     """Keeps what a turn publishes."""
 
     def __init__(self):
-        self.woken, self.typing, self.buried, self.told = [], [], [], []
+        self.woken, self.typing, self.buried, self.told, self.routed = [], [], [], [], []
+        self.full = False
         self.script: list[Exception] = []
+
+    def route(self, message):
+        if self.full:
+            raise QueueFull("the user's queue is full")
+        self.routed.append(message)
 
     def wake_sender(self, user, number):
         if self.script:
@@ -278,3 +284,35 @@ def test_a_claim_asked_for_again_because_its_answer_was_lost_is_one_attempt(conv
     store.begin_turn = answer_lost
     assert conversation.answer(said("oi")).reply == "eco oi"
     assert published.buried == []
+
+
+def moved(to, user="ana"):
+    return replace(said("", id_=f"to {to}", user=user, phone=user), kind="system", moved_to=to, sent_at=1.0)
+
+
+def test_who_moves_is_not_answered_and_takes_replies_along(conversation, agent, published):
+    conversation.answer(said("um"))
+    assert conversation.answer(moved("5521977770003")) is None
+    assert published.woken == [("ana", 1), ("5521977770003", 0)]
+    conversation.answer(said("dois", user="5521977770003"))
+    assert agent.asked[-1] == ("dois", ["um"])
+
+
+def test_what_comes_under_an_old_name_is_forwarded_in_order(conversation, agent, published):
+    conversation.answer(moved("5521977770003"))
+    for text in ("um", "dois"):
+        assert conversation.answer(said(text)) is None
+    assert agent.asked == []
+    assert [(m.id, m.user, m.phone, m.origin) for m in published.routed] == [
+        (text, "5521977770003", "5521977770003", "ana") for text in ("um", "dois")
+    ]
+    for message in [*published.routed, said("um")]:
+        conversation.answer(message)
+    assert [text for text, _ in agent.asked] == ["um", "dois"], "forwarded or delivered again, it has one turn"
+
+
+def test_what_finds_no_room_when_it_is_forwarded_is_kept(conversation, published):
+    conversation.answer(moved("5521977770003"))
+    published.full = True
+    assert conversation.answer(said("um")) is None
+    assert published.buried == [("um", "the user's queue is full")]

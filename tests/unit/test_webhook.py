@@ -43,7 +43,10 @@ def router():
 
 @pytest.fixture
 def post(router):
-    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://", whatsapp_app_secret=APP_SECRET))
+    settings = Settings(
+        _env_file=None, env="test", broker_url="memory://", whatsapp_app_secret=APP_SECRET, whatsapp_phone_number_id="1"
+    )
+    bot = Chatbot(settings)
     bot.router = router
     client = create_app(bot).test_client()
 
