@@ -217,6 +217,7 @@ _REFUSALS = {
     HTTPStatus.UNAUTHORIZED: (ChannelDown, "the key is refused (CHATBOT_EVOLUTION_API_KEY)"),
     HTTPStatus.FORBIDDEN: (ChannelDown, "the key may not use this instance"),
     HTTPStatus.NOT_FOUND: (ChannelDown, "there is no such instance (CHATBOT_EVOLUTION_INSTANCE)"),
+    HTTPStatus.GATEWAY_TIMEOUT: (OutcomeUnknown, "a proxy before it waited in vain"),
     HTTPStatus.REQUEST_TIMEOUT: (Transient, "it was busy"),
     HTTPStatus.TOO_MANY_REQUESTS: (Transient, "it is asked too often"),
 }  # fmt: skip
@@ -229,16 +230,18 @@ def _classified(answer: httpx.Response) -> Transient | Permanent:
     if answer.status_code in _REFUSALS:
         kind, what = _REFUSALS[HTTPStatus(answer.status_code)]
         return kind(f"{says}: {what}", retry_after=pause)
-    if answer.status_code == HTTPStatus.GATEWAY_TIMEOUT:
-        return OutcomeUnknown(f"{says}: a proxy before it waited in vain")
     if answer.is_server_error:
         return Transient(says, retry_after=pause)
-    told = list_of(dict_of(dict_of(json_in(answer)).get("response")).get("message"))
+    return _by_its_words(says, list_of(dict_of(dict_of(json_in(answer)).get("response")).get("message")))
+
+
+def _by_its_words(says: str, told: list[Any]) -> Transient | Permanent:
+    words = " ".join(map(text_of, told))
     if any(item.get("exists") is False for item in dicts_of(told)):
         return Permanent(f"{says}: this number is not on WhatsApp")
-    if any("connection closed" in text_of(item).lower() for item in told):
-        return ChannelDown(f"{says}: the instance is not connected; scan its QR code again", retry_after=pause)
-    if any(_FAILED.search(text_of(item)) for item in told):
+    if "connection closed" in words.lower():
+        return ChannelDown(f"{says}: the instance is not connected; scan its QR code again")
+    if _FAILED.search(words):
         return OutcomeUnknown(f"{says}: it failed on the way out")
     return Permanent(says)
 
