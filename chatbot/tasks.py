@@ -107,10 +107,14 @@ def notify(self: BotTask, user: str, what: str, text: str, message: dict[str, An
 
 @shared_task(name=REPORT, base=BotTask, bind=True)
 def report(self: BotTask, message_id: str, status_name: str, status: dict[str, Any]) -> None:  # noqa: ARG001
-    """Settle a send in doubt by the provider's own word, and let the outbox go on."""
+    """Settle a send in doubt by the provider's own word, and wake the sender for what waits behind it.
+
+    It delivers nothing itself: come back after a crash, it would find the part settled,
+    and leave alone an outbox it had claimed.
+    """
     user = self.bot.delivery.report(Status.from_dict(status))
     if user is not None:
-        self.bot.delivery.deliver(user, holder=str(self.request.id))
+        self.bot.router.wake_sender(user, 0)
 
 
 @shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True)
