@@ -18,7 +18,7 @@ import yaml
 
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import Permanent, Transient
-from chatbot.llm import build  # first: it prepares what CrewAI reads on import
+from chatbot.llm import SeeingLLM, build  # first: it prepares what CrewAI reads on import
 
 # isort: split
 import openai
@@ -73,17 +73,18 @@ class CrewAgent:
         self._llm = llm
         self._history_chars = history_chars
 
-    def reply(self, message: Message, history: Sequence[Turn]) -> str:
+    def reply(self, message: Message, history: Sequence[Turn], image: str = "") -> str:
         """Return the agent's answer to ``message``, given the past turns, oldest first.
 
-        Raises ``Transient`` when the model is busy, away or says nothing, ``Permanent``
-        when it refuses the request or the key.
+        ``image`` is a data URL, shown with it to a model that can see (``SeeingLLM``). Raises
+        ``Transient`` when the model is busy, away or says nothing, ``Permanent`` when it
+        refuses the request or the key.
         """
         agent = Agent(
             role=self._persona.role,
             goal=self._persona.goal,
             backstory=self._persona.backstory,
-            llm=self._fresh_llm(),
+            llm=self._fresh_llm(image, beside=_escape(message.text)),
             max_iter=4,
             verbose=False,
             respect_context_window=True,
@@ -104,10 +105,12 @@ class CrewAgent:
             raise Transient("the model answered with nothing")
         return text
 
-    def _fresh_llm(self) -> BaseLLM:
-        """Return the shared model with token counters of its own."""
+    def _fresh_llm(self, image: str, *, beside: str) -> BaseLLM:
+        """Return the shared model with token counters and an image of its own."""
         llm = self._llm.model_copy()
         llm._token_usage = dict.fromkeys(llm._token_usage, 0)  # noqa: SLF001  # copied, it would be shared
+        if image and isinstance(llm, SeeingLLM):
+            llm.show(image, beside=beside)
         return llm
 
     def _messages(self, message: Message, history: Sequence[Turn]) -> list[Any]:

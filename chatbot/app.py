@@ -13,6 +13,7 @@ from celery import Celery, signals
 
 from chatbot import config, topology
 from chatbot.contacts import Names
+from chatbot.errors import Permanent
 from chatbot.router import Router
 
 if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.channels import Channel, Sender
     from chatbot.conversation import Conversation
     from chatbot.delivery import Delivery
+    from chatbot.media import MediaReader
+    from chatbot.messages import Message
     from chatbot.sessions import Sessions
     from chatbot.simulator import Simulator
     from chatbot.store import Store
@@ -48,7 +51,8 @@ class Chatbot:
     @cached_property
     def names(self) -> Names:
         """Names users."""
-        return Names(home=self.settings.whatsapp_phone_number_id or "", key=config.secret(self.settings.pseudonym_key))
+        home = self.settings.whatsapp_phone_number_id or self.settings.evolution_instance
+        return Names(home=home, key=config.secret(self.settings.pseudonym_key))
 
     @cached_property
     def store(self) -> Store:
@@ -78,8 +82,31 @@ class Chatbot:
 
         breaker = Breaker(failures=self.settings.breaker_failures, rest=self.settings.breaker_rest)
         return Conversation(
-            self.store, lambda: self.agent, self.router, llm_tries=self.settings.llm_tries, breaker=breaker
+            self.store,
+            lambda: self.agent,
+            self.router,
+            llm_tries=self.settings.llm_tries,
+            breaker=breaker,
+            read=self.media_reader.read,
         )
+
+    @cached_property
+    def media_reader(self) -> MediaReader:
+        """Reads the voice notes and images people send."""
+        from chatbot.media import MediaReader, transcriber
+
+        return MediaReader(
+            self._download,
+            transcriber(self.settings),
+            vision=self.settings.llm_vision,
+            max_bytes=self.settings.media_max_bytes,
+        )
+
+    def _download(self, message: Message, limit: int) -> bytes:
+        channel = self.channels.get(message.channel)
+        if channel is None or message.media is None:
+            raise Permanent(f"no file can be fetched through the channel {message.channel!r}")
+        return channel.download(message, limit=limit)
 
     @cached_property
     def delivery(self) -> Delivery:
@@ -118,12 +145,20 @@ class Chatbot:
     @cached_property
     def simulator(self) -> Simulator:
         """The WhatsApp on your desk, which posts to this process's own webhook."""
-        from chatbot.simulator import Simulator
+        from chatbot.simulator import Instance, Simulator
 
         return Simulator(
             webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/whatsapp",
             app_secret=config.secret(self.settings.whatsapp_app_secret),
             phone_number_id=self.settings.whatsapp_phone_number_id or "100000000000001",
+            evolution=Instance(
+                name=self.settings.evolution_instance or "demo",
+                api_key=config.secret(self.settings.evolution_api_key),
+                webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/evolution",
+                webhook_secret=config.secret(self.settings.evolution_webhook_secret),
+            )
+            if "evolution" in self.settings.channels
+            else None,
         )
 
     def warm_up(self) -> None:

@@ -37,6 +37,11 @@ class Breaker:
         self._rests_until: float | None = None  # None: closed
         self._trying = False
 
+    def check(self) -> None:
+        """Return unless a call would end at once in ``CircuitOpen``; raises that."""
+        with self._lock:
+            self._raise_if_resting()
+
     def call(self, ask: Callable[[], T]) -> T:
         """Return ``ask()``. Raises ``CircuitOpen`` without asking, or what ``ask`` raises."""
         self._admit()
@@ -53,12 +58,15 @@ class Breaker:
 
     def _admit(self) -> None:
         with self._lock:
-            if self._rests_until is None:
-                return
-            left = self._rests_until - self._clock()
-            if left > 0 or self._trying:
-                raise CircuitOpen("the model is not asked while it rests", retry_after=max(left, 0.0))
-            self._trying = True
+            self._raise_if_resting()
+            self._trying = self._rests_until is not None
+
+    def _raise_if_resting(self) -> None:
+        if self._rests_until is None:
+            return
+        left = self._rests_until - self._clock()
+        if left > 0 or self._trying:
+            raise CircuitOpen("the model is not asked while it rests", retry_after=max(left, 0.0))
 
     def _failed(self, err: Transient) -> None:
         with self._lock:

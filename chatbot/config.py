@@ -91,6 +91,21 @@ class Settings(BaseSettings):
     llm_timeout: Seconds = Field(60.0, le=120, description="one LLM call may take this long")
     llm_tries: int = Field(3, ge=1, le=5, description="LLM calls before the user gets an apology")
 
+    llm_vision: bool = Field(False, description="whether the LLM can see: it is shown the images people send")
+    transcription_base_url: str | None = Field(
+        None,
+        description="OpenAI-compatible server that writes down voice notes; without one, people are asked to write",
+    )
+    transcription_model: str = Field("whisper-1", min_length=1, description="its model")
+    transcription_api_key: SecretStr | None = Field(None, description="its key, where it wants one")
+    transcription_timeout: Seconds = Field(60.0, le=90, description="one transcription may take this long")
+    media_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        gt=0,
+        le=100 * 1024 * 1024,
+        description="larger files are not fetched (images: 5 MiB at most); WhatsApp's own limit for audio is 16 MiB",
+    )
+
     breaker_failures: int = Field(5, gt=0, description="LLM calls that fail in a row before it is spared for a while")
     breaker_rest: Seconds = Field(5.0, description="how long it is spared at first; doubles up to a minute")
 
@@ -103,7 +118,7 @@ class Settings(BaseSettings):
         None, description="with it queue names, Flower and logs show keyed hashes and no phone numbers; never change it"
     )
     channels: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("whatsapp",), description="the channels in use, separated by commas: `whatsapp`"
+        ("whatsapp",), description="the channels in use, separated by commas: `whatsapp`, `evolution`"
     )
     whatsapp_graph_url: str = Field(
         "https://graph.facebook.com/v26.0", description="Graph API, up to and including the version"
@@ -125,6 +140,14 @@ class Settings(BaseSettings):
     )
     whatsapp_pair_seconds: Seconds = Field(6.0, description="to one person, one message in so many seconds …")
     whatsapp_pair_burst: int = Field(45, gt=0, description="… and so many at once before that")
+    evolution_url: str | None = Field(None, description="Evolution API's address")
+    evolution_api_key: SecretStr | None = Field(None, description="authorises calls to it")
+    evolution_instance: str = Field("", description="the instance to send from where no message says another")
+    evolution_webhook_secret: SecretStr | None = Field(
+        None, description="what a header of its webhooks must carry (`X-Webhook-Secret`)"
+    )
+    evolution_jwt_key: SecretStr | None = Field(None, description="or: the `jwt_key` it signs tokens with")
+    evolution_rate: float = Field(5.0, gt=0, description="messages a second an instance may send, by all senders")
     send_timeout: Seconds = Field(15.0, le=30, description="one call to the channel's API may take this long")
     send_tries: int = Field(5, ge=1, le=8, description="calls to the channel's API before it is left for later")
 
@@ -170,7 +193,9 @@ class Settings(BaseSettings):
     def _redis(cls, url: str) -> str:
         return _url(url, {"redis", "rediss", "unix", "fakeredis"}, "redis://host:6379/0")
 
-    @field_validator("llm_base_url", "whatsapp_graph_url", "broker_management_url")
+    @field_validator(
+        "llm_base_url", "transcription_base_url", "whatsapp_graph_url", "broker_management_url", "evolution_url"
+    )
     @classmethod
     def _http(cls, url: str | None) -> str | None:
         return url and _url(url, {"http", "https"}, "http://127.0.0.1:8080/v1").rstrip("/")
@@ -191,11 +216,23 @@ class Settings(BaseSettings):
                 "CHATBOT_WHATSAPP_APP_SECRET and CHATBOT_WHATSAPP_VERIFY_TOKEN are the demo's, which everybody "
                 "knows; write your app's own"
             )
+        if "evolution" in self.channels and not (self.evolution_url and self.evolution_api_key):
+            raise ValueError(
+                "CHATBOT_CHANNELS names evolution: set CHATBOT_EVOLUTION_URL (e.g. http://127.0.0.1:8080) "
+                "and CHATBOT_EVOLUTION_API_KEY"
+            )
+        if "evolution" in self.channels and not (self.evolution_webhook_secret or self.evolution_jwt_key):
+            raise ValueError(
+                "CHATBOT_CHANNELS names evolution: set CHATBOT_EVOLUTION_WEBHOOK_SECRET to what its webhooks "
+                "carry in the header X-Webhook-Secret, or CHATBOT_EVOLUTION_JWT_KEY"
+            )
         if self.env == "production" and self.llm_model == "offline":
             raise ValueError(
                 "CHATBOT_LLM_MODEL=offline only plays an assistant; in production write gpt-4o-mini, "
                 "ollama/<model>, or a model name together with CHATBOT_LLM_BASE_URL"
             )
+        if self.llm_vision and self.llm_model == "offline":
+            raise ValueError("CHATBOT_LLM_VISION=true needs a model that can see; CHATBOT_LLM_MODEL=offline cannot")
         if self.llm_model == "gpt-4o-mini" and not self.llm_base_url and not self.llm_api_key:
             raise ValueError("CHATBOT_LLM_MODEL=gpt-4o-mini needs a key: set CHATBOT_LLM_API_KEY (or OPENAI_API_KEY)")
         return self

@@ -1,6 +1,7 @@
 """Stage 4: one turn. Claim, read the past, ask the agent, commit, hand the reply over.
 
-In comes a ``Message``, out goes a committed ``Turn`` and a wake-up for the sender.
+In comes a ``Message``, out goes a committed ``Turn`` and a wake-up for the sender. A file
+that came with it is read first (``media.py``), and the turn keeps the words it held.
 Promises: one message, one turn, one reply (a message that already has its turn only
 hands its reply over again); one person, one conversation (what comes in under a name that
 leads to another one is forwarded there, in order; who moves takes the conversation along);
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol, TypeVar
 from uuid import uuid4
 
@@ -23,6 +25,7 @@ import structlog
 from chatbot import language
 from chatbot.breaker import Breaker
 from chatbot.errors import CircuitOpen, Permanent, QueueFull, StaleTurn, Transient
+from chatbot.media import Reading
 from chatbot.messages import Message, Turn
 from chatbot.retry import in_place
 from chatbot.store import Begun, Moved, Store
@@ -38,6 +41,9 @@ PATIENCE_SECONDS = 120.0
 #: A run that stopped without a word keeps other messages of its user waiting this long at
 #: most. Its own message, delivered again, need not wait. Longer than any turn.
 CLAIM_SECONDS = 1500.0
+#: A file is fetched and read this often at most. One try takes about 3 minutes at the longest
+#: (``media.py``), so a turn stays below ``CLAIM_SECONDS`` with the slowest settings.
+READ_TRIES = 2
 
 T = TypeVar("T")
 
@@ -45,8 +51,11 @@ T = TypeVar("T")
 class Agent(Protocol):
     """Whatever can answer a message: CrewAI in production, a few lines in a test."""
 
-    def reply(self, message: Message, history: Sequence[Turn]) -> str:
-        """Return the answer. Raises ``Transient`` or ``Permanent``."""
+    def reply(self, message: Message, history: Sequence[Turn], image: str = "") -> str:
+        """Return the answer. Raises ``Transient`` or ``Permanent``.
+
+        ``image``, a data URL, is given only where ``read`` found one.
+        """
 
 
 class Outbound(Protocol):
@@ -100,13 +109,15 @@ class Conversation:
 
     def __init__(
         self, store: Store, agent: Callable[[], Agent], outbound: Outbound, *, llm_tries: int,
-        breaker: Breaker, sleep: Callable[[float], None] = time.sleep,
+        breaker: Breaker, read: Callable[[Message], Reading] = Reading,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._store = store
         self._agent = agent
         self._outbound = outbound
         self._llm_tries = llm_tries
         self._breaker = breaker
+        self._read = read
         self._floor = _Floor()
         self._sleep = sleep
 
@@ -172,36 +183,47 @@ class Conversation:
             raise
 
     def _take(self, begun: Begun) -> Turn:
-        message = begun.message
         started = time.monotonic()
-        reply, failure = self._reply(begun)
+        begun, reply, failure = self._reply(begun)
         turn = self._patiently(lambda: self._store.commit_turn(begun, reply, failure=failure))
         if turn is None:
             raise StaleTurn(f"a newer run took turn {begun.number}")
         took = round(time.monotonic() - started, 3)
-        log.info("turn.committed", number=turn.number, message_id=message.id, attempts=begun.attempts, seconds=took)
+        id_ = begun.message.id
+        log.info("turn.committed", number=turn.number, message_id=id_, attempts=begun.attempts, seconds=took)
         return turn
 
-    def _reply(self, begun: Begun) -> tuple[str, str]:
-        """Return the reply and, where it is only an apology, the reason."""
-        message = begun.message
+    def _reply(self, begun: Begun) -> tuple[Begun, str, str]:
+        """Return what to commit: the message with what its file says, the reply and, for an apology, the reason."""
         if begun.attempts > MAX_ATTEMPTS:
-            return self._apology(message, f"given up: it ended its worker {MAX_ATTEMPTS} times")
-        if not message.text.strip():
-            return language.UNREADABLE[language.guess("", message.phone)], ""
-        if begun.waits == 0:
-            self._mark_read(message)
+            return begun, *self._apology(begun, f"given up: it ended its worker {MAX_ATTEMPTS} times")
+        if begun.waits == 0 and (begun.message.text.strip() or begun.message.media):
+            self._mark_read(begun.message)
         try:
-            return in_place(lambda: self._ask(begun), tries=self._llm_tries, sleep=self._sleep), ""
+            reading = self._read_file(begun.message)
+            refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
+            spoken, begun = _language(begun), replace(begun, message=reading.message)
+            if refusal:
+                reply = refusal[spoken]
+            else:
+                reply = in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep)
         except CircuitOpen:
             if begun.waits == 0:
-                self._tell_to_wait(message)
+                self._tell_to_wait(begun)
             raise
         except (Transient, Permanent) as err:
-            return self._apology(message, f"{type(err).__name__}: {err}")
+            return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
+        return begun, reply, ""
 
-    def _ask(self, begun: Begun) -> str:
-        return self._breaker.call(lambda: self._agent().reply(begun.message, begun.history))
+    def _read_file(self, message: Message) -> Reading:
+        if message.media is None:
+            return Reading(message)
+        self._breaker.check()  # a message that waits for the model is not read again each time it comes back
+        return in_place(lambda: self._read(message), tries=READ_TRIES, sleep=self._sleep)
+
+    def _ask(self, begun: Begun, image: str) -> str:
+        shown = (image,) if image else ()
+        return self._breaker.call(lambda: self._agent().reply(begun.message, begun.history, *shown))
 
     def _mark_read(self, message: Message) -> None:
         try:
@@ -209,16 +231,22 @@ class Conversation:
         except Transient as err:
             log.warning("mark_read.skipped", error=str(err))
 
-    def _tell_to_wait(self, message: Message) -> None:
-        text = language.WAITING[language.guess(message.text, message.phone)]
+    def _tell_to_wait(self, begun: Begun) -> None:
+        text = language.WAITING[_language(begun)]
         try:
-            self._outbound.notify(message, "waiting", text)
+            self._outbound.notify(begun.message, "waiting", text)
         except Transient as err:
             log.warning("notice.skipped", error=str(err))
 
-    def _apology(self, message: Message, reason: str) -> tuple[str, str]:
-        log.error("turn.failed", message_id=message.id, reason=reason)
-        return language.APOLOGY[language.guess(message.text, message.phone)], reason
+    def _apology(self, begun: Begun, reason: str) -> tuple[str, str]:
+        log.error("turn.failed", message_id=begun.message.id, reason=reason)
+        return language.APOLOGY[_language(begun)], reason
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return in_place(call, seconds=PATIENCE_SECONDS, sleep=self._sleep)
+
+
+def _language(begun: Begun) -> str:
+    """Return the language of the message or, where it has no words, of the past."""
+    said = begun.message.text if begun.message.text.strip() else " ".join(turn.message.text for turn in begun.history)
+    return language.guess(said, begun.message.phone)

@@ -42,6 +42,16 @@ UNREADABLE = {
     "en": "I cannot read this kind of message yet. Could you write it as text, please?",
     "es": "Todavía no puedo leer este tipo de mensaje. ¿Puedes escribirlo en texto, por favor?",
 }
+INAUDIBLE = {
+    "pt": "Não consigo ouvir este áudio por aqui. Pode escrever em texto, por favor?",
+    "en": "I cannot listen to this audio here. Could you write it as text, please?",
+    "es": "No puedo escuchar este audio por aquí. ¿Puedes escribirlo en texto, por favor?",
+}
+UNSEEN = {
+    "pt": "Não consigo ver esta imagem por aqui. Pode me contar em texto o que há nela, por favor?",
+    "en": "I cannot see this image here. Could you tell me in text what it shows, please?",
+    "es": "No puedo ver esta imagen por aquí. ¿Puedes contarme en texto qué muestra, por favor?",
+}
 #: Above a list of choices that has no text of its own, and on the button that opens it.
 PICK = {"pt": "Escolha uma opção:", "en": "Choose an option:", "es": "Elige una opción:"}
 OPTIONS = {"pt": "Ver opções", "en": "See options", "es": "Ver opciones"}

@@ -25,30 +25,74 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from crewai import LLM, BaseLLM  # noqa: E402  # after the variables it reads
+from crewai.llms.providers.openai.completion import OpenAICompletion  # noqa: E402
+from pydantic import PrivateAttr  # noqa: E402
 
 from chatbot.config import Settings  # noqa: E402
 
 OPENAI_COMPATIBLE_KEY = "none"
+OLLAMA_URL = "http://127.0.0.1:11434"
 
 
 def build(settings: Settings) -> BaseLLM:
     """Return the model the settings name; no call is made.
 
     ``offline``; ``ollama/<model>``; any name with ``llm_base_url`` for an
-    OpenAI-compatible server; otherwise a model of OpenAI. Retries are ours
-    (``conversation.py``), so the client makes none.
+    OpenAI-compatible server; otherwise a model of OpenAI. With ``llm_vision`` it is a
+    ``SeeingLLM``. Retries are ours (``conversation.py``), so the client makes none.
     """
     model = settings.llm_model
     if model == "offline":
         return OfflineLLM(model="offline")
     key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
     limits: dict[str, Any] = {"timeout": settings.llm_timeout, "max_retries": 0}
+    if settings.llm_vision:
+        return _seeing(model, settings.llm_base_url, key, limits)
     if model.startswith("ollama/"):
-        return LLM(model=model, base_url=settings.llm_base_url or "http://127.0.0.1:11434", **limits)
+        return LLM(model=model, base_url=settings.llm_base_url or OLLAMA_URL, **limits)
     if settings.llm_base_url:
         key = key or OPENAI_COMPATIBLE_KEY
         return LLM(model=model, provider="openai", base_url=settings.llm_base_url, api_key=key, **limits)
     return LLM(model=model, api_key=key, **limits)
+
+
+def _seeing(model: str, base_url: str | None, key: str | None, limits: dict[str, Any]) -> SeeingLLM:
+    if model.startswith("ollama/"):
+        model = model.removeprefix("ollama/")
+        base_url = (base_url or OLLAMA_URL).removesuffix("/v1") + "/v1"
+    key = key or (OPENAI_COMPATIBLE_KEY if base_url else None)
+    return SeeingLLM(model=model.removeprefix("openai/"), base_url=base_url, api_key=key, **limits)
+
+
+class SeeingLLM(OpenAICompletion):
+    """A model behind an OpenAI-compatible API that is shown an image beside what was written.
+
+    CrewAI makes plain text of the message that it is asked to answer, so the image joins it
+    here, on its last way out: no summary is made of it and no token is counted for it.
+    """
+
+    _image: str = PrivateAttr("")
+    _beside: str = PrivateAttr("")
+
+    def show(self, image: str, *, beside: str) -> None:
+        """Show ``image``, a data URL, in every call: with the last user message that holds ``beside``."""
+        self._image, self._beside = image, beside
+
+    def call(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the model's answer to the messages and the image, if there is one."""
+        return super().call(self._with_image(messages) if self._image else messages, *args, **kwargs)
+
+    def _with_image(self, messages: Any) -> list[Any]:
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        asked = [n for n, message in enumerate(messages) if message["role"] == "user"]
+        place = next((n for n in reversed(asked) if self._beside in str(messages[n]["content"])), asked[-1])
+        parts = [
+            {"type": "text", "text": messages[place]["content"]},
+            {"type": "image_url", "image_url": {"url": self._image}},
+        ]
+        # The executor keeps its list for the next call: the image must not be in it twice.
+        return [*messages[:place], {**messages[place], "content": parts}, *messages[place + 1 :]]
 
 
 class OfflineLLM(BaseLLM):

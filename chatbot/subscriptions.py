@@ -10,11 +10,16 @@ single active consumer, prefetch 1 per consumer, acks late); a session is closed
 while none of its messages is here, and its queue only while empty and unused. A message
 that is given back pauses here, holding no thread; the pause grows each time.
 
+An idle consumer leaves its queue *in order*: a message of our own goes through the queue
+first, and with that one filling its prefetch the consumer is cancelled. Cancelled as it is,
+it could be handed a message at that very moment, and the next worker the one behind it.
+
 Everything below runs on the thread of the worker's event loop.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
@@ -22,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from amqp.exceptions import NotFound, PreconditionFailed, RecoverableConnectionError
@@ -43,8 +49,23 @@ LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
 #: The first and the longest pause of a message that was given back, before jitter.
 PUT_BACK_SECONDS = (1.0, 15.0)
+#: A session whose own message to leave does not come back within this long is no longer the
+#: one its queue delivers to: it leaves without.
+LEAVE_SECONDS = 30.0
+#: How a worker knows its message to leave among those of people.
+LEAVE = "chatbot.leave"
 #: Broker calls made in one go before the event loop gets its turn again.
 SLICE = 20
+
+
+@dataclass(slots=True)
+class _Leaving:
+    """A session that waits for its own message before it stops consuming; ``then`` goes on from there."""
+
+    token: str
+    asked_at: float
+    idle_since: float
+    then: Callable[[Session, Any], None]
 
 
 @dataclass(slots=True)
@@ -59,6 +80,7 @@ class Session:
     delivery: Any = None
     put_backs: int = 0  # in a row
     pausing: Any = None  # the timer of a message that was given back
+    leaving: _Leaving | None = None
     closing: bool = False  # no longer consumed here, its queue is about to be deleted
 
     def is_busy(self) -> bool:
@@ -167,14 +189,17 @@ class Subscriptions(bootsteps.StartStopStep):
             return  # the connection is lost, and the leases with it
         try:
             self._requests.basic_cancel("open")
-            for session in self.sessions.values():
+            for session in list(self.sessions.values()):
                 session.lease.requeue()
-                if not session.is_busy():
-                    session.amqp_channel.basic_cancel(session.queue)
-                elif session.pausing:
+                if session.pausing:
                     session.pausing.cancel()
                     session.amqp_channel.basic_cancel(session.queue)
                     session.delivery.requeue()
+                    self._forget(session)
+                elif session.closing:
+                    self._forget(session)
+                elif not session.is_busy():
+                    self._leave(session, math.inf, self._gone)
             log.info("sessions.handed_over", sessions=len(self.sessions))
             self._finish_turns(consumer.hub)
         except (*consumer.connection_errors, *consumer.channel_errors) as err:
@@ -188,7 +213,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self.sessions = {}
 
     def _finish_turns(self, hub: Any) -> None:
-        """Run the event loop until the turns under way have ended.
+        """Run the event loop until the turns under way have ended and the idle consumers have left.
 
         A busy user stays subscribed until then, because the next worker would begin the
         next message beside the turn; nobody waits for the turns of others.
@@ -196,7 +221,10 @@ class Subscriptions(bootsteps.StartStopStep):
         if hub is None:
             return  # a virtual broker ends with its process
         loop = hub.create_loop()
-        while any(session.is_busy() for session in self.sessions.values()) and not state.should_terminate:
+        until = time.monotonic() + LEAVE_SECONDS
+        while not state.should_terminate and any(
+            session.is_busy() or (session.leaving and time.monotonic() < until) for session in self.sessions.values()
+        ):
             next(loop)
 
     def _soon(self, call: Callable[[], None]) -> None:
@@ -260,6 +288,9 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _on_delivery(self, session: Session, raw: Any) -> None:
         message = session.amqp_channel.message_to_python(raw)
+        if message.properties.get("type") == LEAVE:
+            self._loop.add(partial(self._on_leave, session, message))
+            return
         message.accept = self._accept
         message.ack_log_error = partial(self._acknowledge, session, message.ack_log_error)
         message.reject_log_error = partial(self._reject, session, message.reject_log_error)
@@ -321,21 +352,64 @@ class Subscriptions(bootsteps.StartStopStep):
         if session.active_at > limit or not self._is_idle(session):
             return
         with self._router.exclusive:
-            if not self._let_go(session):
-                return
-            session.closing = True
-            if self._virtual:
-                self._end(session)
-                return
-        # From here on a message comes back to its publisher, which opens the session anew.
-        self._admin.queue_unbind(session.queue, exchange=topology.CHAT.name, routing_key=session.queue)
-        self._consumer.timer.call_after(topology.UNBOUND_SECONDS, self._loop.add, (partial(self._end, session),))
+            self._leave(session, limit, self._unbind)
 
-    def _end(self, session: Session) -> None:
+    def _leave(self, session: Session, idle_since: float, then: Callable[[Session, Any], None]) -> None:
+        """Stop consuming once our own message is here, unless somebody wrote after ``idle_since``."""
+        if self._virtual or (session.leaving and not self._is_leaving(session)):
+            # One process, or a queue that delivers to another worker: nothing comes here meanwhile.
+            session.leaving = None
+            if self._let_go(session):
+                then(session, None)
+            return
+        token = session.leaving.token if session.leaving else uuid4().hex
+        if session.leaving is None:
+            properties = {"type": LEAVE, "delivery_mode": 1, "message_id": token}
+            self._admin.basic_publish(
+                self._admin.prepare_message(b"", properties=properties), exchange="", routing_key=session.queue
+            )
+        session.leaving = _Leaving(token, time.monotonic(), idle_since, then)
+
+    def _is_leaving(self, session: Session) -> bool:
+        return session.leaving is not None and time.monotonic() - session.leaving.asked_at < LEAVE_SECONDS
+
+    def _on_leave(self, session: Session, ours: Any) -> None:
+        leaving = session.leaving
+        if (
+            leaving is None
+            or ours.properties.get("message_id") != leaving.token
+            or self.sessions.get(session.queue) is not session
+        ):
+            ours.ack()  # left over from a session that is gone
+            return
+        session.leaving = None
+        if session.active_at > leaving.idle_since:
+            ours.ack()
+            return
+        session.amqp_channel.basic_cancel(session.queue)
+        leaving.then(session, ours)
+
+    def _gone(self, session: Session, ours: Any) -> None:
+        if ours:
+            ours.ack()
+        self._forget(session)
+
+    def _unbind(self, session: Session, ours: Any) -> None:
+        """From here on a message comes back to its publisher, which opens the session anew."""
+        session.closing = True
+        if self._virtual:
+            self._end(session, ours)
+            return
+        self._admin.queue_unbind(session.queue, exchange=topology.CHAT.name, routing_key=session.queue)
+        self._consumer.timer.call_after(topology.UNBOUND_SECONDS, self._loop.add, (partial(self._end, session, ours),))
+
+    def _end(self, session: Session, ours: Any) -> None:
         """Delete the queue of a session that is no longer consumed; open it again if it is in use."""
         if self._stopping or self.sessions.get(session.queue) is not session:
             return
         deleted = self._delete(session.queue)
+        if ours:
+            ours.ack()
         if deleted or self._others_consume(session.queue):
             # Whoever else consumes it has a lease of their own. Giving them ours as well
             # would keep two workers handing one session to and fro.
@@ -349,6 +423,7 @@ class Subscriptions(bootsteps.StartStopStep):
         return (
             not self._stopping
             and not session.closing
+            and not self._is_leaving(session)
             and not session.is_busy()
             and self.sessions.get(session.queue) is session
         )
@@ -410,14 +485,19 @@ class Subscriptions(bootsteps.StartStopStep):
             self._loop.add(self._make_room)
 
     def _renew(self, session: Session) -> None:
-        if self._is_idle(session) and self._let_go(session):
-            self._hand_over(session)
+        if self._is_idle(session):
+            self._leave(session, session.active_at, self._give_up)
+
+    def _give_up(self, session: Session, ours: Any) -> None:
+        if ours:
+            ours.ack()
+        self._hand_over(session)
 
     def _make_room(self) -> None:
         """Close the least recently active sessions for users no worker has had room for."""
         waiting = self._admin.queue_declare(topology.OPEN, passive=True).message_count
         idle = sorted((s for s in self.sessions.values() if self._is_idle(s)), key=lambda s: s.active_at)
-        closing = sum(session.closing for session in self.sessions.values())
+        closing = sum(session.closing or self._is_leaving(session) for session in self.sessions.values())
         for session in idle[: max(0, waiting - closing)]:
             self._close(session, session.active_at)
 

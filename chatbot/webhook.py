@@ -50,7 +50,8 @@ def verify(name: str) -> Response:
 
 
 @blueprint.post("/webhook/<name>")
-def receive(name: str) -> Response:
+@blueprint.post("/webhook/<name>/<path:event>")
+def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body says it too
     """Publish every message of the body that starts a turn or moves its author, in its order."""
     channel = _channel(name)
     body = request.get_data(cache=False)

@@ -21,7 +21,8 @@ from typing import Any, Self
 class Call:
     """One request: its messages (role, content), when it was being answered, and by whom it was made.
 
-    ``status`` is that of the answer, 0 where there was none.
+    ``status`` is that of the answer, 0 where there was none; ``images`` are the data URLs in
+    the user messages.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Call:
     ended: float
     asker: str = ""
     status: int = 200
+    images: tuple[str, ...] = ()
 
     @property
     def asked(self) -> str:
@@ -46,6 +48,12 @@ def plain(content: str) -> str:
     """Return a user message without CrewAI's wording around it."""
     text = content.strip().removeprefix("Current Task:")
     return text.strip().removesuffix("Provide your complete response:").strip()
+
+
+def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parts of a message's content; a plain text is one."""
+    content = message.get("content") or ""
+    return content if isinstance(content, list) else [{"type": "text", "text": str(content)}]
 
 
 class HangUp(Exception):
@@ -104,9 +112,10 @@ class StubLLM:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         began = time.monotonic()
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
-        messages = tuple((m["role"], str(m.get("content") or "")) for m in body["messages"])
+        messages = tuple((m["role"], "".join(part.get("text", "") for part in parts(m))) for m in body["messages"])
+        images = tuple(part["image_url"]["url"] for m in body["messages"] for part in parts(m) if "image_url" in part)
         asker = request.path.split("/v1/")[0].strip("/")
-        call = Call(next(self._numbers), messages, began, began, asker)
+        call = Call(next(self._numbers), messages, began, began, asker, images=images)
         try:
             scripted = self.script(call) if self.script else None
         except HangUp:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from chatbot.errors import Permanent, Transient
-from chatbot.messages import Inbound, Limits, Media, Message, Part, Status
+from chatbot.messages import Inbound, Limits, Message, Part, Status
 
 if TYPE_CHECKING:
     from chatbot.config import Settings
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Name of a channel → module and class of it; the class has ``from_settings``.
 CHANNELS = {
     "whatsapp": "chatbot.channels.whatsapp:WhatsApp",
+    "evolution": "chatbot.channels.evolution:Evolution",
 }
 
 
@@ -62,8 +63,8 @@ class Channel(Sender, Protocol):
     def parse(self, body: bytes) -> Inbound:
         """Return every message and status of ``body``, in its order. Raises ``BadPayload``."""
 
-    def download(self, media: Media, *, limit: int) -> bytes:
-        """Return a file a person sent, of ``limit`` bytes at most. Raises ``Transient``, ``Permanent``."""
+    def download(self, message: Message, *, limit: int) -> bytes:
+        """Return the file of a message, of ``limit`` bytes at most. Raises ``Transient``, ``Permanent``."""
 
 
 def build(name: str, settings: Settings) -> Channel:

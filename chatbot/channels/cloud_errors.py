@@ -9,8 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
+from chatbot.channels.answers import json_in, retry_after
 from chatbot.errors import ChannelDown, Permanent, TooFast, Transient, WindowClosed
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Treatment(Enum):
@@ -104,3 +110,22 @@ def failure(meaning: Meaning, says: str, pause: float | None) -> Transient | Per
             return ChannelDown(says, retry_after=pause)
         case Treatment.NEVER:
             return Permanent(says)
+
+
+def classified(answer: httpx.Response) -> Transient | Permanent:
+    """Return the error that a refused call stands for; its body has been read."""
+    code = _code_in(json_in(answer))
+    says = f"the Graph API answered {answer.status_code}, code {code}"
+    asked = retry_after(answer)
+    if code is not None and code in MEANINGS:
+        meaning = MEANINGS[code]
+        return failure(meaning, f"{says} ({meaning.what})", asked or meaning.pause)
+    if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or answer.is_server_error:
+        return Transient(says, retry_after=asked)
+    return Permanent(says)
+
+
+def _code_in(body: Any) -> int | None:
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None  # False is not 0

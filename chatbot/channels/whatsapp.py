@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import math
-import re
 import threading
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chatbot import language
-from chatbot.channels import cloud_payload
-from chatbot.channels.cloud_errors import MEANINGS, failure
-from chatbot.channels.cloud_text import to_whatsapp
+from chatbot.channels import cloud_media, cloud_payload
+from chatbot.channels.answers import json_in
+from chatbot.channels.cloud_errors import MEANINGS, classified, failure
+from chatbot.channels.formatting import split, to_whatsapp
 from chatbot.choices import as_text, offered
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
     from chatbot.config import Settings
 
-#: Longest text body the API takes (Meta, "Text messages").
-LIMIT = 4096
 
 #: Reply buttons, list rows and what they hold at most (Meta, "Interactive messages").
 BUTTONS, BUTTON_TITLE = 3, 20
@@ -114,6 +110,16 @@ class WhatsApp:
         """Return every message and status of the body, in its order. Raises ``BadPayload``."""
         return cloud_payload.parse(body)
 
+    def download(self, message: Message, *, limit: int) -> bytes:
+        """Return the file of a message, of ``limit`` bytes at most.
+
+        Raises ``Transient`` (also ``ChannelDown``), and ``Permanent`` for a file that is too
+        large, that is not there, or that lies on a host which is not Meta's.
+        """
+        return cloud_media.fetch(
+            self._client(), self._graph_url, message.media.id if message.media else "", limit=limit
+        )
+
     # -- outbound ---------------------------------------------------------------
 
     def compose(self, reply: str) -> list[Part]:
@@ -182,27 +188,8 @@ class WhatsApp:
         except httpx.RequestError as err:
             raise OutcomeUnknown(f"the Graph API did not answer: {type(err).__name__}") from err
         if answer.is_success:
-            return _json(answer)
-        raise _classified(answer)
-
-
-def _json(answer: httpx.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError:
-        return None
-
-
-def _classified(answer: httpx.Response) -> Transient | Permanent:
-    code = _code_in(_json(answer))
-    says = f"the Graph API answered {answer.status_code}, code {code}"
-    asked = _retry_after(answer)
-    if code is not None and code in MEANINGS:
-        meaning = MEANINGS[code]
-        return failure(meaning, f"{says} ({meaning.what})", asked or meaning.pause)
-    if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or answer.is_server_error:
-        return Transient(says, retry_after=asked)
-    return Permanent(says)
+            return json_in(answer)
+        raise classified(answer)
 
 
 def _content(part: Part) -> dict[str, Any]:
@@ -236,52 +223,9 @@ def _signature(body: bytes, secret: bytes) -> bytes:
     return b"sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest().encode()
 
 
-def _code_in(body: Any) -> int | None:
-    error = body.get("error") if isinstance(body, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and not isinstance(code, bool) else None  # False is not 0
-
-
 def _id_in(body: Any) -> str:
     try:
         id_ = body["messages"][0]["id"]
     except (KeyError, IndexError, TypeError):
         return ""
     return id_ if isinstance(id_, str) else ""
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Return the seconds asked for; the header's other form, a date, is not read."""
-    try:
-        seconds = float(answer.headers["Retry-After"])
-    except (KeyError, ValueError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-#: Where a long text may end, best first: paragraph, line, sentence, word.
-_BORDERS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?…])\s"), re.compile(r"\s"))
-
-
-def split(text: str, limit: int = LIMIT) -> list[str]:
-    """Return ``text`` in parts of at most ``limit`` characters; only white space is lost.
-
-    A word (and so a link) is cut only where it alone is longer than the limit.
-    """
-    parts = []
-    rest = text.strip()
-    while len(rest) > limit:
-        end = _border(rest, limit)
-        parts.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return [*parts, rest] if rest else parts
-
-
-def _border(text: str, limit: int) -> int:
-    window = text[: limit + 1]
-    for border in _BORDERS:
-        ends = [match.start() for match in border.finditer(window) if match.start() > 0]
-        # A border in the first half would make many small parts: look for the next kind.
-        if ends and (ends[-1] > limit // 2 or border is _BORDERS[-1]):
-            return ends[-1]
-    return limit

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from chatbot.config import secret
 from chatbot.errors import ChatbotError
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def examine(bot: Chatbot) -> list[Finding]:
         "descriptors": _descriptors,
         "redis": _redis,
         "model": _model,
-        "whatsapp": _whatsapp,
+        **{name: _CHANNELS[name] for name in bot.settings.channels},
         "clock": _clock,
     }
+    if bot.settings.transcription_base_url:
+        checks["transcription"] = _transcription
     findings = []
     for part, check in checks.items():
         try:
@@ -123,16 +126,33 @@ def _model(bot: Chatbot) -> Finding:
         address, name = f"{settings.llm_base_url or 'http://127.0.0.1:11434'}/v1/models", model.removeprefix("ollama/")
     else:
         address, name = f"{settings.llm_base_url or 'https://api.openai.com/v1'}/models", model
-    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else "none"
+    return _served("model", address, name, key=secret(settings.llm_api_key) or "none", prefix="CHATBOT_LLM")
+
+
+def _transcription(bot: Chatbot) -> Finding:
+    settings = bot.settings
+    part, prefix, base_url = "transcription", "CHATBOT_TRANSCRIPTION", settings.transcription_base_url
+    key = secret(settings.transcription_api_key) or "none"
+    headers = {"Authorization": f"Bearer {key}"}
+    # Without a file nothing is written down, but who answers anything else than 404 is there.
+    if httpx.post(f"{base_url}/audio/transcriptions", headers=headers, timeout=TIMEOUT).status_code in {404, 405}:
+        return Finding(part, False, f"{base_url} has no /audio/transcriptions; check {prefix}_BASE_URL")
+    if httpx.get(f"{base_url}/models", headers=headers, timeout=TIMEOUT).status_code == 404:
+        return Finding(part, True, "the server answers; it does not list its models")
+    return _served(part, f"{base_url}/models", settings.transcription_model, key=key, prefix=prefix)
+
+
+def _served(part: str, address: str, name: str, *, key: str, prefix: str) -> Finding:
+    """Look for a model in the list an OpenAI-compatible server gives."""
     answer = httpx.get(address, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT)
     if answer.status_code in {401, 403}:
-        return Finding("model", False, f"{address} refuses the key; check CHATBOT_LLM_API_KEY")
+        return Finding(part, False, f"{address} refuses the key; check {prefix}_API_KEY")
     if answer.status_code != 200:
-        return Finding("model", False, f"{address} answers {answer.status_code}; check CHATBOT_LLM_BASE_URL")
+        return Finding(part, False, f"{address} answers {answer.status_code}; check {prefix}_BASE_URL")
     served = [str(item.get("id")) for item in answer.json().get("data", [])]
     if served and name not in served and f"{name}:latest" not in served:
-        return Finding("model", False, f"{name} is not among the models served: {', '.join(served[:8])}")
-    return Finding("model", True, f"{name} is served")
+        return Finding(part, False, f"{name} is not among the models served: {', '.join(served[:8])}")
+    return Finding(part, True, f"{name} is served")
 
 
 def _whatsapp(bot: Chatbot) -> Finding:
@@ -157,6 +177,26 @@ def _whatsapp(bot: Chatbot) -> Finding:
             "whatsapp", False, f"the Graph API answers {answer.status_code}; check the access token and the number's id"
         )
     return Finding("whatsapp", True, "the Graph API knows this number and token")
+
+
+def _evolution(bot: Chatbot) -> Finding:
+    settings = bot.settings
+    assert settings.evolution_api_key is not None  # settings that name the channel have it
+    answer = httpx.get(
+        f"{settings.evolution_url}/instance/connectionState/{settings.evolution_instance}",
+        headers={"apikey": settings.evolution_api_key.get_secret_value()},
+        timeout=TIMEOUT,
+    )
+    if answer.status_code != 200:
+        says = "check CHATBOT_EVOLUTION_URL, CHATBOT_EVOLUTION_API_KEY and CHATBOT_EVOLUTION_INSTANCE"
+        return Finding("evolution", False, f"Evolution answers {answer.status_code}; {says}")
+    state = (answer.json().get("instance") or {}).get("state")
+    if state != "open":
+        return Finding("evolution", False, f"the instance is {state!r}, not connected; scan its QR code again")
+    return Finding("evolution", True, "the instance is connected")
+
+
+_CHANNELS = {"whatsapp": _whatsapp, "evolution": _evolution}
 
 
 def _clock(bot: Chatbot) -> Finding:

@@ -6,7 +6,9 @@ knows nothing of the rest of this package. Everything lives in the memory of one
 
 ==============  =====================================================================
 ``graph``       what Meta answers: validation, error bodies
+``evolution``   what Evolution API answers and posts, where it is played too
 ``faults``      scripted failures of the stand-in
+``files``       images and voice notes people sent
 ``state``       conversations, calls and events, bounded and safe between threads
 ``webhooks``    bodies as Meta writes them, signed, and the threads that post them
 ``routes``      the HTTP surface under ``/simulator``
@@ -15,7 +17,8 @@ knows nothing of the rest of this package. Everything lives in the memory of one
 
 from __future__ import annotations
 
+from chatbot.simulator.evolution import Instance
 from chatbot.simulator.routes import create_app, create_blueprint
 from chatbot.simulator.simulator import Simulator
 
-__all__ = ["Simulator", "create_app", "create_blueprint"]
+__all__ = ["Instance", "Simulator", "create_app", "create_blueprint"]

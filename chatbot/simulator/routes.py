@@ -5,6 +5,8 @@ In come requests, out go answers; what they do is in ``simulator`` and ``state``
 ==============================================  ============================================
 GET ``/simulator``                              the chat page
 POST ``/graph/<version>/<number-id>/messages``  the stand-in for the Graph API
+POST ``/evolution/…/<instance>``                the stand-in for Evolution API
+GET ``/graph/<version>/<media-id>``, ``…/file``  where a file lies, and the file
 POST ``/say``                                   write as a person: posts a signed webhook
 GET ``/conversations?users=a,b``                what a page shows when it loads
 GET ``/events?since=n&users=a,b&shown=a``       what happens from then on (event stream)
@@ -24,17 +26,20 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
+from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request, url_for
 from werkzeug.exceptions import BadRequest
 
-from chatbot.simulator import graph
+from chatbot.simulator import evolution, graph
 from chatbot.simulator.faults import Fault
+from chatbot.simulator.files import File
 from chatbot.simulator.rates import Rates
 from chatbot.simulator.simulator import Simulator, new_id
 
 STREAM_SECONDS = 20.0
 HEARTBEAT = 5.0
 LONGEST_SAID = 65_536
+#: Largest body of ``/say``: a file of 16 MiB in base64, and what is said around it.
+LARGEST_SAID = 24 * 1024 * 1024
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -59,6 +64,7 @@ def create_blueprint(simulator: Simulator) -> Blueprint:
     _serve_graph(blueprint, simulator)
     _serve_script(blueprint, simulator)
     _serve_rates(blueprint, simulator)
+    evolution.serve(blueprint, simulator)
     return blueprint
 
 
@@ -74,6 +80,7 @@ def _serve_page(blueprint: Blueprint, simulator: Simulator) -> None:
 
     @blueprint.post("/say")
     def say() -> Response:
+        request.max_content_length = LARGEST_SAID
         messages = _said(request.get_json())
         status = simulator.say(messages)
         return jsonify(id=[message["id"] for message in messages], status=status)
@@ -105,6 +112,22 @@ def _serve_graph(blueprint: Blueprint, simulator: Simulator) -> None:
             return _read(simulator, asked) if isinstance(asked, graph.Read) else _text(simulator, asked)
         except graph.Refused as refused:
             return _refuse(simulator, refused, body if isinstance(body, dict) else {})
+
+    @blueprint.get("/graph/<version>/<media_id>")
+    def media(version: str, media_id: str) -> Response:
+        try:
+            file = _file(simulator, media_id)
+        except graph.Refused as refused:
+            return _refuse_file(refused)
+        return jsonify(file.described(url_for(".file", version=version, media_id=media_id, _external=True)))
+
+    @blueprint.get("/graph/<version>/<media_id>/file")
+    def file(version: str, media_id: str) -> Response:  # noqa: ARG001  # a part of the address
+        try:
+            found = _file(simulator, media_id)
+        except graph.Refused as refused:
+            return _refuse_file(refused)
+        return Response(found.content, mimetype=found.mime_type)
 
 
 def _serve_script(blueprint: Blueprint, simulator: Simulator) -> None:
@@ -163,7 +186,7 @@ def _bad_request(reason: str) -> Response:
 # People
 
 
-def _said(body: Any) -> list[dict[str, str]]:
+def _said(body: Any) -> list[dict[str, Any]]:
     """Return the messages of a ``/say`` body. Raises ``BadRequest``."""
     listed = body.get("messages", [body]) if isinstance(body, dict) else None
     if not isinstance(listed, list) or not listed:
@@ -171,17 +194,23 @@ def _said(body: Any) -> list[dict[str, str]]:
     return [_message(item) for item in listed]
 
 
-def _message(item: Any) -> dict[str, str]:
+def _message(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise BadRequest("a message is an object with `from`, `name` and `text`")
+        raise BadRequest("a message is an object with `from`, `name` and `text`, perhaps `media`")
     user, text = str(item.get("from") or "").lstrip("+"), item.get("text")
+    try:
+        file = File.from_dict(item["media"]) if item.get("media") else None
+    except ValueError as err:
+        raise BadRequest(str(err)) from None
+    if file is not None and text is None:
+        text = ""
     if not _USER.fullmatch(user):
         raise BadRequest("`from` is a number in digits or a user id (`BR.…`)")
-    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_SAID:
+    if not isinstance(text, str) or not (text.strip() or file) or len(text) > LONGEST_SAID:
         raise BadRequest(f"`text` has 1 to {LONGEST_SAID} characters")
     name = str(item.get("name") or user)[:256]
-    message = {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256]}
-    return {**message, "choice": "yes"} if item.get("choice") is True else message
+    message = {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256], "file": file}
+    return {**message, "choice": item.get("choice") is True, "via": str(item.get("via") or "")}
 
 
 def _listed(name: str) -> list[str]:
@@ -262,6 +291,21 @@ def _refuse(simulator: Simulator, refused: graph.Refused, body: dict[str, Any]) 
     answer.status_code = refused.status
     if refused.retry_after is not None:
         answer.headers["Retry-After"] = f"{refused.retry_after:g}"
+    return answer
+
+
+def _file(simulator: Simulator, media_id: str) -> File:
+    """Return a file to who may have it. Raises ``Refused`` as Meta would."""
+    graph.authorize(request.headers.get("Authorization"))
+    file = simulator.files.get(media_id)
+    if file is None:
+        raise graph.Refused(400, 100, f"Unsupported get request. Object {media_id[:32]!r} does not exist")
+    return file
+
+
+def _refuse_file(refused: graph.Refused) -> Response:
+    answer = jsonify(refused.body)
+    answer.status_code = refused.status
     return answer
 
 

@@ -7,24 +7,33 @@ statuses follow from background threads.
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from chatbot.simulator import graph
+from chatbot.simulator.evolution import Instance
 from chatbot.simulator.faults import Fault, Faults
+from chatbot.simulator.files import File, Files
 from chatbot.simulator.rates import RateLimiter
 from chatbot.simulator.state import Bubble, State
-from chatbot.simulator.webhooks import Poster, message_body, status_body
+from chatbot.simulator.webhooks import Poster, message_body, signed, status_body
 
 
 class Simulator:
     """One pretended WhatsApp for one business number."""
 
-    def __init__(self, *, webhook_url: str, app_secret: str, phone_number_id: str = "100000000000001") -> None:
+    def __init__(
+        self, *, webhook_url: str, app_secret: str, phone_number_id: str = "100000000000001",
+        evolution: Instance | None = None,
+    ) -> None:  # fmt: skip
         self.phone_number_id = phone_number_id
         self.state = State()
         self.faults = Faults()
         self.rates = RateLimiter()
-        self._poster = Poster(webhook_url, app_secret)
+        self.files = Files()
+        self.evolution = evolution
+        self._poster = Poster(webhook_url, signed(app_secret))
+        self._evolution_poster = evolution.poster() if evolution else None
 
     def start(self) -> None:
         """Start posting statuses; may be called again."""
@@ -33,25 +42,37 @@ class Simulator:
     def close(self) -> None:
         """End the threads, the pages' event streams and any scripted delay."""
         self.state.close()
-        self._poster.close()
+        for poster in filter(None, (self._poster, self._evolution_poster)):
+            poster.close()
 
     def wait(self, seconds: float) -> None:
         """Wait, but not beyond ``close``."""
         self._poster.closed.wait(seconds)
 
-    def say(self, messages: list[dict[str, str]]) -> int:
+    def say(self, messages: list[dict[str, Any]]) -> int:
         """Post what people wrote in one webhook; return its HTTP status, 0 without answer."""
         for message in messages:
-            self.state.say(message_id=message["id"], user=message["from"], name=message["name"], text=message["text"])
-        status = self._poster.post(message_body(self.phone_number_id, messages))
+            file: File | None = message.get("file")
+            if file is not None:
+                # Evolution gives a message's file to who names the message.
+                self.files.keep(replace(file, id=message["id"]) if message.get("via") == "evolution" else file)
+            text = _shown(message["text"], file)
+            self.state.say(message_id=message["id"], user=message["from"], name=message["name"], text=text)
+        status = self._post(messages)
         for message in messages:
             self.state.settle(message["id"], taken=status == 200)
         return status
 
-    def accept(self, text: graph.Text, fault: Fault | None = None) -> str:
-        """Take a text of the business to its person; return its new id."""
+    def _post(self, messages: list[dict[str, Any]]) -> int:
+        if self.evolution is None or self._evolution_poster is None or messages[0].get("via") != "evolution":
+            return self._poster.post(message_body(self.phone_number_id, messages))
+        statuses = [self._evolution_poster.post(self.evolution.upsert(message)) for message in messages]
+        return next((status for status in statuses if status != 200), 200)
+
+    def accept(self, text: graph.Text, fault: Fault | None = None, *, silent: bool = False) -> str:
+        """Take a text of the business to its person; return its new id. ``silent``: no status is ever posted."""
         message_id = new_id()
-        silent = fault is not None and fault.kind in ("no_status", "drop_all")
+        silent = silent or (fault is not None and fault.kind in ("no_status", "drop_all"))
         copies = 2 if fault is not None and fault.kind == "duplicate_status" else 1
         seen = self.state.send(
             message_id=message_id, user=text.to, text=text.body, callback=text.callback, silent=silent,
@@ -73,6 +94,13 @@ class Simulator:
             for status in statuses
         ]
         self._poster.enqueue(bodies)
+
+
+def _shown(text: str, file: File | None) -> str:
+    """Return what the bubble of a message says: it shows no files."""
+    if file is None:
+        return text
+    return f"📷 {text or 'Imagem'}" if file.kind == "image" else "🎤 Mensagem de voz"
 
 
 def new_id() -> str:

@@ -13,12 +13,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import httpx
+
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ def is_number(user: str) -> bool:
     return user.isdigit()
 
 
-def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> dict[str, Any]:
-    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``.
+def message_body(phone_number_id: str, messages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``, ``file`` (or ``None``).
 
     One with ``choice`` is a tap on a button that says ``text``.
     """
@@ -56,11 +57,14 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, str]]) -> di
     return _envelope(phone_number_id, {"contacts": contacts, "messages": written})
 
 
-def _content(message: dict[str, str]) -> dict[str, Any]:
+def _content(message: dict[str, Any]) -> dict[str, Any]:
+    text, file = message["text"], message.get("file")
+    if file is not None:
+        return {"type": file.kind, file.kind: file.in_message(text)}
     if message.get("choice"):
-        chosen = {"id": message["text"][:256], "title": message["text"]}
+        chosen = {"id": text[:256], "title": text}
         return {"type": "interactive", "interactive": {"type": "button_reply", "button_reply": chosen}}
-    return {"type": "text", "text": {"body": message["text"]}}
+    return {"type": "text", "text": {"body": text}}
 
 
 def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:
@@ -86,11 +90,24 @@ def _now() -> str:
     return str(int(time.time()))
 
 
-class Poster:
-    """Posts signed webhooks: at once (``post``) or from its threads (``enqueue``)."""
+def signed(app_secret: str) -> Callable[[bytes], dict[str, str]]:
+    """Return what makes the headers Meta posts a body with."""
 
-    def __init__(self, url: str, app_secret: str) -> None:
-        self._url, self._secret = url, app_secret.encode()
+    def headers(content: bytes) -> dict[str, str]:
+        signature = hmac.new(app_secret.encode(), content, hashlib.sha256).hexdigest()
+        return {"User-Agent": "facebookexternalua", "X-Hub-Signature-256": f"sha256={signature}"}
+
+    return headers
+
+
+class Poster:
+    """Posts webhooks: at once (``post``) or from its threads (``enqueue``).
+
+    ``headers`` makes those that prove to the receiver who posts a body.
+    """
+
+    def __init__(self, url: str, headers: Callable[[bytes], dict[str, str]]) -> None:
+        self._url, self._headers = url, headers
         self._jobs: queue.Queue[list[dict[str, Any]] | None] = queue.Queue(MOST_WAITING)
         self._threads: list[threading.Thread] = []
         self.closed = threading.Event()
@@ -134,12 +151,7 @@ class Poster:
         import httpx
 
         content = json.dumps(body, separators=(",", ":")).encode()
-        signature = hmac.new(self._secret, content, hashlib.sha256).hexdigest()
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "facebookexternalua",
-            "X-Hub-Signature-256": f"sha256={signature}",
-        }
+        headers = {"Content-Type": "application/json", **self._headers(content)}
         try:
             return self._client.post(self._url, content=content, headers=headers).status_code
         except httpx.HTTPError as err:

@@ -7,7 +7,7 @@ import pytest
 from chatbot.agent import CrewAgent, Persona, from_settings
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import Permanent, Transient
-from chatbot.llm import OfflineLLM, build, offline_reply
+from chatbot.llm import OfflineLLM, SeeingLLM, build, offline_reply
 from chatbot.messages import Message, Turn
 from tests.stub_llm import StubLLM
 
@@ -51,6 +51,50 @@ def test_braces_people_write_are_not_filled_in(agent, llm):
 def test_only_as_much_past_as_fits(agent, llm):
     agent.reply(said("fim"), past(("a" * 60, "b" * 60), ("c" * 30, "d" * 30)))
     assert llm.calls[0].said == ["c" * 30, "fim"]
+
+
+IMAGE = "data:image/png;base64,aWNvbg=="
+
+
+@pytest.mark.parametrize("name", ["stub", "ollama/llava"])
+def test_an_image_reaches_a_model_that_can_see(llm, name):
+    settings = Settings(_env_file=None, llm_model=name, llm_base_url=llm.url, llm_vision=True)
+    agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=1000)
+    said_before = past(("oi {input}", "olá"))
+    assert agent.reply(said("o que é {input}?"), said_before, IMAGE) == "eco: o que é { input }?"
+    assert agent.reply(said("e agora?"), said_before) == "eco: e agora?"
+    with_image, without = llm.calls
+    assert with_image.images == (IMAGE,)
+    assert with_image.said == ["oi {input}", "o que é { input }?"]
+    assert without.images == (), "an image belongs to one turn"
+
+
+def test_a_large_image_makes_no_second_call(llm):
+    settings = Settings(_env_file=None, llm_model="stub", llm_base_url=llm.url, llm_vision=True)
+    agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=1000)
+    image = "data:image/jpeg;base64," + "A" * 7_000_000
+    agent.reply(said("veja"), past(("oi", "olá")), image)
+    [call] = llm.calls
+    assert call.images == (image,)
+
+
+def test_a_model_that_cannot_see_is_shown_no_image(agent, llm):
+    assert agent.reply(said("veja"), [], IMAGE) == "eco: veja"
+    assert llm.calls[0].images == ()
+
+
+def test_the_image_stands_beside_what_was_written_with_it():
+    llm = SeeingLLM(model="m", base_url="http://127.0.0.1:1/v1", api_key="x")
+    llm.show(IMAGE, beside="veja")
+    messages = [
+        {"role": "user", "content": "antes"},
+        {"role": "user", "content": "Current Task: veja"},
+        {"role": "user", "content": "what a tool said"},
+    ]
+    before, asked, after = llm._with_image(messages)
+    assert (before, after) == (messages[0], messages[2])
+    assert [part["type"] for part in asked["content"]] == ["text", "image_url"]
+    assert messages[1]["content"] == "Current Task: veja", "the executor's own list stays as it is"
 
 
 def test_two_users_in_a_row_share_nothing(agent, llm):

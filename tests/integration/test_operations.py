@@ -175,6 +175,7 @@ def test_a_healthy_system_has_nothing_to_fix(outside, rabbitmq, redis_server):
         ({}, {"/api/nodes": (500, "")}, "descriptors", "rabbitmq_management"),
         ({}, {"/v1/models": (401, "")}, "model", "CHATBOT_LLM_API_KEY"),
         ({"llm_model": "gone"}, {}, "model", "not among the models"),
+        ({"transcription_base_url": "http://127.0.0.1:1/v1"}, {}, "transcription", "Connect"),
         ({}, {"/v26.0/42": (401, "")}, "whatsapp", "access token"),
         ({"whatsapp_access_token": None}, {}, "whatsapp", "CHATBOT_WHATSAPP_ACCESS_TOKEN"),
         ({"whatsapp_graph_url": "http://127.0.0.1:1/v26.0"}, {}, "clock", "Connect"),

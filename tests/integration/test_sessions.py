@@ -158,22 +158,25 @@ def test_a_message_between_the_routers_look_and_its_publish_is_answered(rabbitmq
         assert router.raced
 
 
+def slip_in(bot, text):
+    """Publish a message as a router does that has just seen a consumer."""
+    with bot.celery.connection_for_write() as connection:
+        bot.celery.send_task(
+            "chatbot.answer", ("ana", text), {"id": text}, producer=bot.celery.amqp.Producer(connection),
+            exchange="chat", routing_key="chat.ana",
+        )  # fmt: skip
+
+
 def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
     """A message slips into the queue after its consumer was cancelled."""
     raced = []
 
     class Racing(Subscriptions):
-        def _let_go(self, session):
-            let_go = super()._let_go(session)
+        def _unbind(self, session, ours):
             if not raced:
                 raced.append(session.queue)
-                with bot.celery.connection_for_write() as connection:
-                    producer = bot.celery.amqp.Producer(connection)
-                    bot.celery.send_task(
-                        "chatbot.answer", ("ana", "bem na hora"), {"id": "raced"}, producer=producer,
-                        exchange="chat", routing_key=session.queue,
-                    )  # fmt: skip
-            return let_go
+                slip_in(bot, "bem na hora")
+            super()._unbind(session, ours)
 
     with serving(bot, Racing):
         say(bot, "oi")
@@ -181,6 +184,51 @@ def test_a_message_between_cancel_and_delete_is_answered(rabbitmq, bot):
         close_all(bot)
         wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"])
     assert raced == ["chat.ana"]
+
+
+def test_a_message_that_meets_the_cancelling_of_its_consumer_stays_in_its_queue(rabbitmq, bot):
+    """Delivered at that moment, it could be overtaken by the next one, which goes to another worker."""
+    held_here = []
+
+    class Racing(Subscriptions):
+        def _on_leave(self, session, ours):
+            if not held_here:
+                slip_in(bot, "bem na hora")
+                wait_until(lambda: rabbitmq.queues()["chat.ana"] == (2, 1), what="the message behind ours")
+            super()._on_leave(session, ours)
+            held_here.append(session.is_busy())
+
+    with serving(bot, Racing):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        close_all(bot)
+        wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"])
+    assert held_here[0] is False
+
+
+def test_a_worker_that_stops_cancels_no_consumer_that_may_be_handed_a_message(rabbitmq, redis_server, bot):
+    """The same on a warm shutdown: the message stays, for whoever comes next."""
+    held_here = []
+
+    class Racing(Subscriptions):
+        def _on_leave(self, session, ours):
+            slip_in(bot, "bem na hora")
+            wait_until(lambda: rabbitmq.queues()["chat.ana"] == (2, 1), what="the message behind ours")
+            super()._on_leave(session, ours)
+            held_here.append(session.is_busy())
+
+    bot.celery.steps["consumer"].clear()
+    bot.celery.steps["consumer"].add(Racing)
+    with embedded.worker(bot, concurrency=8):
+        say(bot, "oi")
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        wait_until(lambda: not bot.sessions.live()["ana"]["busy"], what="idle")
+    assert held_here == [False]
+    assert replies(bot) == ["1: oi"]
+    another = chatbot(rabbitmq, redis_server)
+    with serving(another):
+        wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"], what="the next worker answers it")
+    another.close()
 
 
 def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, bot, monkeypatch):
@@ -191,7 +239,7 @@ def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, 
         wait_until(lambda: replies(bot) == ["1: oi"])
         close_idle(bot, 0)
         wait_until(lambda: "chat\texchange\tchat.ana" not in rabbitmq.ctl("list_bindings"), what="unbound")
-        assert rabbitmq.queues()["chat.ana"] == (0, 0)
+        assert rabbitmq.queues()["chat.ana"] == (1, 0), "not consumed; our own message is still here"
         say(bot, "de novo")
         wait_until(lambda: replies(bot) == ["1: oi", "2: de novo"], what="the session opened anew")
         monkeypatch.setattr(topology, "UNBOUND_SECONDS", 0.1)
@@ -213,7 +261,8 @@ def test_messages_that_meet_the_closing_of_their_session_are_all_answered(rabbit
             list(pool.map(lambda n: [say(bot, f"m{k}", user=f"u{n}") for k in range(40)], range(20)))
         for n in range(20):
             wait_until(lambda n=n: bot.store.history(f"u{n}")[-1].number == 40, what=f"every answer to u{n}")
-            assert [turn.number for turn in bot.store.history(f"u{n}")] == list(range(21, 41))
+            answered = [(turn.number, turn.message.text) for turn in bot.store.history(f"u{n}")]
+            assert answered == [(k + 1, f"m{k}") for k in range(20, 40)]
         over.set()
         closing.join()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -16,7 +17,10 @@ import pytest
 from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
+from chatbot.channels.whatsapp import WhatsApp
+from chatbot.messages import Media, Message
 from chatbot.simulator import Simulator, create_app
+from chatbot.simulator import files as simulator_files
 from chatbot.simulator import state as simulator_state
 from chatbot.simulator.graph import Refused
 from chatbot.simulator.rates import RateLimiter, Rates
@@ -495,3 +499,85 @@ def test_the_page_loads_nothing_from_elsewhere(desk: Desk) -> None:
         assert "http://" not in page.text
         assert "https://" not in page.text
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+
+
+# -- files -----------------------------------------------------------------------
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+
+
+def with_file(content: bytes = PICTURE, mime_type: str = "image/png", **more: Any) -> dict[str, Any]:
+    return {"mime_type": mime_type, "data": base64.b64encode(content).decode(), **more}
+
+
+def test_an_image_travels_as_an_id_and_is_handed_out_to_who_has_a_token(desk: Desk) -> None:
+    desk.business.talks = False
+    assert desk.say("veja", media=with_file())["status"] == 200
+    [message] = desk.business.values("messages")
+    assert (message["type"], message["image"]["caption"]) == ("image", "veja")
+    assert message["image"]["sha256"] == hashlib.sha256(PICTURE).hexdigest()
+    assert "text" not in message
+    asked = f"{desk.business.graph}/{message['image']['id']}"
+    assert httpx.get(asked).json()["error"]["code"] == 190
+    about = httpx.get(asked, headers=AUTHORIZED).json()
+    assert (about["file_size"], about["mime_type"]) == (len(PICTURE), "image/png")
+    assert about["url"].startswith(desk.business.graph)
+    assert httpx.get(about["url"]).status_code == 401
+    assert httpx.get(about["url"], headers=AUTHORIZED).content == PICTURE
+    assert httpx.get(f"{desk.business.graph}/1", headers=AUTHORIZED).json()["error"]["code"] == 100
+    assert [bubble["text"] for bubble in desk.bubbles()] == ["📷 veja"]
+
+
+def test_a_voice_note_has_no_text(desk: Desk) -> None:
+    desk.business.talks = False
+    voice = with_file(b"OggS", "audio/ogg; codecs=opus", voice=True)
+    desk.post("/say", {"from": MARIA, "media": voice})
+    [message] = desk.business.values("messages")
+    assert (message["type"], message["audio"]["voice"]) == ("audio", True)
+    assert message["audio"]["mime_type"] == "audio/ogg; codecs=opus"
+    assert "voz" in desk.bubbles()[0]["text"]
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        with_file(b""),
+        with_file(mime_type="text/html"),
+        with_file(b"x" * (5 * 1024 * 1024 + 1)),
+        {"data": "%"},
+        "x",
+        [1],
+    ],
+)
+def test_a_file_that_is_none_is_refused(desk: Desk, media: Any) -> None:
+    answer = httpx.post(f"{desk.url}/say", json={"from": MARIA, "text": "oi", "media": media}, timeout=30)
+    assert answer.status_code == 400
+    assert "media" in answer.json()["error"]
+    assert desk.business.bodies == []
+
+
+def test_the_channel_fetches_what_the_simulator_keeps(desk: Desk) -> None:
+    desk.business.talks = False
+    desk.say("veja", media=with_file())
+    [message] = desk.business.values("messages")
+    channel = WhatsApp(
+        graph_url=desk.business.graph, phone_number_id=NUMBER, access_token="t", app_secret="s", verify_token="v",
+        timeout=5,
+    )  # fmt: skip
+    assert channel.download(Message(MARIA, "m", "", media=Media(message["image"]["id"])), limit=len(PICTURE)) == PICTURE
+
+
+def test_a_file_may_be_larger_than_a_webhook(desk: Desk) -> None:
+    app = create_app(desk.simulator)
+    app.config["MAX_CONTENT_LENGTH"] = 1000
+    said = {"from": MARIA, "media": with_file(PICTURE * 100)}
+    assert app.test_client().post("/simulator/say", json=said).status_code == 200
+
+
+def test_only_the_last_files_are_kept() -> None:
+    files = simulator_files.Files()
+    kept = [simulator_files.File(str(n), "image", "image/png", b"x") for n in range(simulator_files.MOST_KEPT + 1)]
+    for file in kept:
+        files.keep(file)
+    assert files.get("0") is None
+    assert files.get("1") is kept[1]

@@ -177,6 +177,24 @@ def test_a_message_that_was_not_taken_can_be_tried_again(page: Page, business: B
     expect(bubble.get_by_role("button")).to_be_hidden()
 
 
+def test_an_image_goes_with_its_caption_also_the_second_time_and_audio_as_a_voice_note(
+    page: Page, business: Business
+) -> None:
+    maria = page.locator(f'[data-phone="{MARIA}"]')
+    maria.locator("textarea").fill("o que é isto?")
+    business.answers = 503
+    maria.locator(".attach input").set_input_files({"name": "x.png", "mimeType": "image/png", "buffer": b"\x89PNG"})
+    bubble = maria.locator(".bubble.out")
+    expect(bubble.locator(".text")).to_have_text("📷 o que é isto?")
+    expect(bubble).to_have_attribute("data-state", "failed")
+    business.answers = 200
+    bubble.get_by_role("button", name="Não entregue").click()
+    assert business.heard(1)["image"]["caption"] == "o que é isto?"
+    maria.locator(".attach input").set_input_files({"name": "x.ogg", "mimeType": "audio/ogg", "buffer": b"OggS"})
+    expect(bubble.last.locator(".text")).to_have_text("🎤 Mensagem de voz")
+    assert business.heard(2)["audio"]["voice"] is True
+
+
 def test_the_conversation_is_there_after_a_reload(page: Page, business: Business) -> None:
     write(page, MARIA, "oi")
     business.read(business.heard(1)["id"], **TYPING)

@@ -78,6 +78,8 @@ class Phone {
       this.submit();
     });
     this.input.addEventListener("input", () => this.fit());
+    this.attached = this.find(".attach input");
+    this.attached.addEventListener("change", () => this.attach());
     this.log.addEventListener("scroll", () => this.scrolled(), { passive: true });
     this.down.addEventListener("click", () => this.toEnd("smooth"));
     this.find(".remove").addEventListener("click", () => removePerson(this));
@@ -98,14 +100,30 @@ class Phone {
     this.input.focus();
   }
 
-  async say({ id, text, choice = false }) {
-    this.put({ id, side: "out", text, choice, time: Date.now() / 1000, state: "clock" });
+  // An image takes what is written as its caption; audio goes as a voice note.
+  async attach() {
+    const [file] = this.attached.files;
+    if (!file) return;
+    const image = file.type.startsWith("image/");
+    const media = { mime_type: file.type, data: await base64(file), voice: !image };
+    const text = image ? this.input.value.trim() : "";
+    this.attached.value = "";
+    if (image) this.input.value = "";
+    this.fit();
+    this.sticks = true;
+    this.say({ id: newId(), text, media });
+  }
+
+  async say({ id, text, media, choice = false }) {
+    const shown = !media ? text : media.voice ? "🎤 Mensagem de voz" : `📷 ${text || "Imagem"}`;
+    const said = { id, text, media, choice };
+    this.put({ id, side: "out", text: shown, time: Date.now() / 1000, state: "clock", said });
     let status = 0;
     try {
       const answer = await fetch(`${BASE}/say`, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ from: this.user, name: this.name, text, id, choice }),
+        body: JSON.stringify({ from: this.user, name: this.name, text, id, media, choice }),
       });
       if (answer.ok) status = (await answer.json()).status;
     } catch {
@@ -145,7 +163,7 @@ class Phone {
     bubble.classList.toggle("emoji", onlyEmoji(message.text));
     bubble.dataset.id = message.id;
     bubble.querySelector(".text").append(formatted(message.text));
-    bubble.querySelector(".retry").addEventListener("click", () => this.say(message));
+    bubble.querySelector(".retry").addEventListener("click", () => this.say(message.said ?? message));
     this.offer(bubble, message.choices ?? []);
     const written = new Date(message.time * 1000);
     const time = bubble.querySelector("time");
@@ -387,6 +405,15 @@ function happened(event) {
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(18));
   return `wamid.${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_")}`;
+}
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.split(",")[1]);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
 }
 
 const numbered = (number) => `55119999900${String(number).padStart(2, "0")}`;

@@ -1,4 +1,4 @@
-"""From the Markdown that models write to the formatting WhatsApp knows.
+"""Replies as WhatsApp shows them: its formatting instead of Markdown, in parts it takes.
 
 In comes a reply, out goes text in WhatsApp's signs: ``*bold*``, ``_italic_``,
 ``~strike~``, backquotes, ``-`` and ``1.`` lists, ``>`` quotes (WhatsApp, "How to format
@@ -8,11 +8,14 @@ WhatsApp's stays as it is (a single ``*`` is bold there, so it is left alone).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+#: Longest text body WhatsApp takes (Meta, "Text messages").
+LIMIT = 4096
 #: Without what people do not mean in a chat: indented code, underlined headings, HTML, entities.
 _MARKDOWN = (
     MarkdownIt("commonmark", {"html": False})
@@ -168,3 +171,31 @@ def inline(tokens: Sequence[Token]) -> str:
         else:
             written.append(token.content)
     return "".join(written)
+
+
+#: Where a long text may end, best first: paragraph, line, sentence, word.
+_BORDERS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?…])\s"), re.compile(r"\s"))
+
+
+def split(text: str, limit: int = LIMIT) -> list[str]:
+    """Return ``text`` in parts of at most ``limit`` characters; only white space is lost.
+
+    A word (and so a link) is cut only where it alone is longer than the limit.
+    """
+    parts = []
+    rest = text.strip()
+    while len(rest) > limit:
+        end = _border(rest, limit)
+        parts.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+    return [*parts, rest] if rest else parts
+
+
+def _border(text: str, limit: int) -> int:
+    window = text[: limit + 1]
+    for border in _BORDERS:
+        ends = [match.start() for match in border.finditer(window) if match.start() > 0]
+        # A border in the first half would make many small parts: look for the next kind.
+        if ends and (ends[-1] > limit // 2 or border is _BORDERS[-1]):
+            return ends[-1]
+    return limit
