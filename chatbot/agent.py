@@ -120,6 +120,8 @@ class CrewAgent:
             room -= len(turn.message.told) + len(turn.reply)
             if room < 0:
                 break
+            if not turn.reply:
+                continue  # nothing was said to that
             recent[:0] = [
                 {"role": "user", "content": turn.message.told},
                 {"role": "assistant", "content": turn.reply},

@@ -45,6 +45,9 @@ CLAIM_SECONDS = 1500.0
 #: (``media.py``), so a turn stays below ``CLAIM_SECONDS`` with the slowest settings.
 READ_TRIES = 2
 
+#: Characters of a quoted message that are given as context.
+LONGEST_QUOTE = 500
+
 T = TypeVar("T")
 
 
@@ -184,7 +187,7 @@ class Conversation:
 
     def _take(self, begun: Begun) -> Turn:
         started = time.monotonic()
-        begun, reply, failure = self._reply(begun)
+        begun, reply, failure = self._reply(self._with_quote(begun))
         turn = self._patiently(lambda: self._store.commit_turn(begun, reply, failure=failure))
         if turn is None:
             raise StaleTurn(f"a newer run took turn {begun.number}")
@@ -204,7 +207,7 @@ class Conversation:
             refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
             spoken, begun = _language(begun), replace(begun, message=reading.message)
             if refusal:
-                reply = refusal[spoken]
+                reply = "" if refusal is language.UNREADABLE and _said_so(begun) else refusal[spoken]
             else:
                 reply = in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep)
         except CircuitOpen:
@@ -214,6 +217,17 @@ class Conversation:
         except (Transient, Permanent) as err:
             return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
         return begun, reply, ""
+
+    def _with_quote(self, begun: Begun) -> Begun:
+        """Return it with what the message quotes, where that is still known, as context."""
+        message = begun.message
+        if not message.quoted:
+            return begun
+        quoted = self._patiently(lambda: self._store.quoted(message.user, message.quoted))
+        if not quoted.strip():
+            return begun
+        context = f"Em resposta a: “{quoted[:LONGEST_QUOTE]}”"
+        return replace(begun, message=replace(message, context=". ".join(filter(None, (context, message.context)))))
 
     def _read_file(self, message: Message) -> Reading:
         if message.media is None:
@@ -250,3 +264,8 @@ def _language(begun: Begun) -> str:
     """Return the language of the message or, where it has no words, of the past."""
     said = begun.message.text if begun.message.text.strip() else " ".join(turn.message.text for turn in begun.history)
     return language.guess(said, begun.message.phone)
+
+
+def _said_so(begun: Begun) -> bool:
+    """Return whether the last thing this person heard is that we cannot read what they sent."""
+    return bool(begun.history) and begun.history[-1].reply in {"", *language.UNREADABLE.values()}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import re
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -210,14 +211,17 @@ class Evolution:
         raise _classified(answer)
 
 
-#: What a refusal means, by its HTTP status: Evolution has no error codes.
+#: What a refusal means, by its HTTP status and, for 400, by its words: there are no error codes,
+#: and whatever fails on the way out is a 400 too (``whatsapp.baileys.service.ts``).
 _REFUSALS = {
     HTTPStatus.UNAUTHORIZED: (ChannelDown, "the key is refused (CHATBOT_EVOLUTION_API_KEY)"),
     HTTPStatus.FORBIDDEN: (ChannelDown, "the key may not use this instance"),
     HTTPStatus.NOT_FOUND: (ChannelDown, "there is no such instance (CHATBOT_EVOLUTION_INSTANCE)"),
+    HTTPStatus.GATEWAY_TIMEOUT: (OutcomeUnknown, "a proxy before it waited in vain"),
     HTTPStatus.REQUEST_TIMEOUT: (Transient, "it was busy"),
     HTTPStatus.TOO_MANY_REQUESTS: (Transient, "it is asked too often"),
 }  # fmt: skip
+_FAILED = re.compile(r"Error: |Timed Out")
 
 
 def _classified(answer: httpx.Response) -> Transient | Permanent:
@@ -228,11 +232,17 @@ def _classified(answer: httpx.Response) -> Transient | Permanent:
         return kind(f"{says}: {what}", retry_after=pause)
     if answer.is_server_error:
         return Transient(says, retry_after=pause)
-    told = list_of(dict_of(dict_of(json_in(answer)).get("response")).get("message"))
+    return _by_its_words(says, list_of(dict_of(dict_of(json_in(answer)).get("response")).get("message")))
+
+
+def _by_its_words(says: str, told: list[Any]) -> Transient | Permanent:
+    words = " ".join(map(text_of, told))
     if any(item.get("exists") is False for item in dicts_of(told)):
         return Permanent(f"{says}: this number is not on WhatsApp")
-    if any("connection closed" in text_of(item).lower() for item in told):
-        return ChannelDown(f"{says}: the instance is not connected; scan its QR code again", retry_after=pause)
+    if "connection closed" in words.lower():
+        return ChannelDown(f"{says}: the instance is not connected; scan its QR code again")
+    if _FAILED.search(words):
+        return OutcomeUnknown(f"{says}: it failed on the way out")
     return Permanent(says)
 
 

@@ -25,12 +25,12 @@ def nowhere(monkeypatch, tmp_path):
         ("CHATBOT_AGENT_FILE", "/no/such.yaml", "is not a file"),
         ("CHATBOT_WHATSAPP_GRAPH_URL", "graph.facebook.com", "https://"),
         ("CHATBOT_ENV", "prod", "production"),
-        ("CHATBOT_PSEUDONYM_KEY", "too short", "fewer than 16 characters"),
         ("CHATBOT_TRANSCRIPTION_BASE_URL", "whisper:8000/v1", "https://"),
         ("CHATBOT_TRANSCRIPTION_TIMEOUT", "600", "less than or equal to 90"),
         ("CHATBOT_LLM_VISION", "perhaps", "valid boolean"),
         ("CHATBOT_LLM_VISION", "true", "CHATBOT_LLM_MODEL=offline cannot"),
         ("CHATBOT_MEDIA_MAX_BYTES", "0", "greater than 0"),
+        ("CHATBOT_PSEUDONYM_KEY", "too short", "fewer than 16 characters"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_to_write(monkeypatch, name, value, says):

@@ -217,9 +217,25 @@ def test_an_apology_is_a_dead_letter_even_if_its_worker_ended_right_after_it(con
     assert published.woken == [("ana", 1)]
 
 
-def test_what_cannot_be_read_is_said_honestly(conversation, agent):
-    assert conversation.answer(said("", id_="sticker")).reply == language.UNREADABLE["pt"]
+def test_what_cannot_be_read_is_said_honestly_and_once(conversation, agent, published):
+    replies = [conversation.answer(said("", id_=f"sticker {n}")).reply for n in range(3)]
+    assert replies == [language.UNREADABLE["pt"], "", ""]
     assert agent.asked == []
+    assert [number for _, number in published.woken] == [1, 2, 3], "no turn is left out"
+    conversation.answer(said("oi"))
+    assert conversation.answer(said("", id_="another")).reply == language.UNREADABLE["pt"]
+
+
+def test_a_quoted_message_is_given_as_context(conversation, agent, store):
+    conversation.answer(said("quero o azul"))
+    quoting = replace(said("e esse?"), quoted="quero o azul", context="Veio de um anúncio")
+    assert conversation.answer(quoting).message.told == ("[Em resposta a: “quero o azul”. Veio de um anúncio]\ne esse?")
+    unknown = replace(said("e aquele?"), quoted="wamid.unheard of")
+    assert conversation.answer(unknown).message.told == "e aquele?"
+    claimed = store.claim_delivery("ana", holder="w", seconds=60)
+    store.settle_done(claimed, sent="wamid.ours")
+    ours = replace(said("como assim?"), quoted="wamid.ours")
+    assert conversation.answer(ours).message.context == "Em resposta a: “eco quero o azul”"
 
 
 def test_a_broker_that_is_away_for_a_moment_loses_no_reply(conversation, published):

@@ -9,12 +9,13 @@ import threading
 import time
 from dataclasses import replace
 
+import httpx
 import jwt
 import pytest
 from werkzeug.serving import make_server
 
 from chatbot.app import Chatbot
-from chatbot.channels.evolution import Evolution
+from chatbot.channels.evolution import Evolution, _classified
 from chatbot.config import Settings, SettingsError, load
 from chatbot.errors import (
     BadPayload,
@@ -343,6 +344,22 @@ def test_a_refusal_has_its_class(desk, status, kind):
     assert type(error.value) is kind
     assert KEY not in str(error.value)
     channel.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "kind"),
+    [
+        (400, [{"jid": "x", "exists": False}], Permanent),
+        (400, ["Error: Connection Closed"], ChannelDown),
+        (400, ["Error: Timed Out"], OutcomeUnknown),
+        (400, ['instance requires property "number"'], Permanent),
+        (400, None, Permanent),
+        (504, None, OutcomeUnknown),
+    ],
+)
+def test_the_words_of_a_refusal_count(status, told, kind):
+    answer = httpx.Response(status, json={"status": status, "response": {"message": told}})
+    assert type(_classified(answer)) is kind
 
 
 def test_a_wrong_instance_or_key_stops_the_channel_and_silence_is_an_unknown_outcome(desk):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.channels.whatsapp import WhatsApp, split
+from chatbot.channels.formatting import split
+from chatbot.channels.whatsapp import WhatsApp
 from chatbot.errors import (
     BadPayload,
     BadSignature,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.channels.formatting import to_whatsapp
-from chatbot.channels.whatsapp import BUTTONS, INTERACTIVE_BODY, LIMIT, ROWS, WhatsApp
+from chatbot.channels.formatting import LIMIT, to_whatsapp
+from chatbot.channels.whatsapp import BUTTONS, INTERACTIVE_BODY, ROWS, WhatsApp
 from chatbot.choices import as_text, offered
 from chatbot.messages import Choice, Message, Part, Status
 
