@@ -9,9 +9,10 @@ The way of a message, in the order of the files:
 5. ``delivery``       replies in order, each once, through a channel (``channels/``)
 6. ``sessions``       idle ones are closed, orphaned ones are rescued
 
-``store`` keeps conversations in Redis, ``topology`` names everything on the broker,
-``messages``, ``contacts`` and ``errors`` are the vocabulary, ``tasks`` what Celery calls. Only
-``config`` reads the environment, only ``app`` builds.
+``store`` keeps conversations in Redis, ``moves`` makes one of two where they are one
+person's, ``topology`` names everything on the broker, ``messages``, ``contacts`` and
+``errors`` are the vocabulary, ``tasks`` what Celery calls. Only ``config`` reads the
+environment, only ``app`` builds.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class Chatbot:
     @cached_property
     def names(self) -> Names:
         """Names users."""
-        return Names(home=self.settings.whatsapp_phone_number_id or "", key=config.secret(self.settings.pseudonym_key))
+        home = self.settings.whatsapp_phone_number_id or self.settings.evolution_instance
+        return Names(home=home, key=config.secret(self.settings.pseudonym_key))
 
     @cached_property
     def store(self) -> Store:

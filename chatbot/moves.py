@@ -76,12 +76,10 @@ class Moves:
         self, pipe: Any, *, users: Mapping[str, float | None], to: Contact, at: float, now: float, message: str
     ) -> str:
         to = self._newest(pipe, to, at)
-        old = self._elsewhere(pipe, users, to.user)
-        # A BSUID comes along with its number. Not where that leads there already: what is
-        # linked to it since then is somebody else.
-        links = {one.state["linked"] for one in old if "linked" in one.state} - users.keys()
-        old += self._elsewhere(pipe, dict.fromkeys(links), to.user)
-        users = {**users, **dict.fromkeys(links)}
+        held = [self._held(pipe, user) for user in users if user != to.user]
+        old = [one for one in held if not _leads(one.state, to.user, users[one.user])]
+        # A BSUID goes with its number, unless that leads there already: then it is somebody else's.
+        old += [link for one in old for link in self._links(pipe, one.user) if link.user not in users]
         if not old:
             return to.user
         new = self._held(pipe, to.user)
@@ -89,11 +87,14 @@ class Moves:
         for one in old:
             one.check_no_turn(now, "")
             one.check_no_send()
-        linked = next((user for user, until in users.items() if until is None), "")
         pipe.multi()
-        self._write_new(pipe, new, old, to, linked=linked, now=now)
+        self._write_new(pipe, new, old, to, now=now)
         for one in old:
-            self._write_old(pipe, one, to, users[one.user])
+            until = users.get(one.user)
+            self._write_old(pipe, one, to, until)
+            if until is None:
+                pipe.sadd(self._key(to.user, "names"), one.user)
+        pipe.expire(self._key(to.user, "names"), self._retention)
         return to.user
 
     def _newest(self, pipe: Any, to: Contact, at: float) -> Contact:
@@ -105,10 +106,11 @@ class Moves:
                 return to
             to = destination(state)
 
-    def _elsewhere(self, pipe: Any, users: Mapping[str, float | None], to: str) -> list[_Held]:
-        """Return what those users hold that do not lead there yet."""
-        held = [self._held(pipe, user) for user in users if user != to]
-        return [one for one in held if not _leads(one.state, to, users[one.user])]
+    def _links(self, pipe: Any, user: str) -> list[_Held]:
+        """Return what the users hold who lead to ``user`` for good."""
+        pipe.watch(self._key(user, "names"))
+        links = [self._held(pipe, name) for name in sorted(pipe.smembers(self._key(user, "names")))]
+        return [link for link in links if link.state.get("moved") == user]
 
     def _held(self, pipe: Any, user: str) -> _Held:
         conversation, history, outbox = (self._key(user, what) for what in ("conversation", "history", "outbox"))
@@ -122,7 +124,7 @@ class Moves:
             [Turn.from_json(replies[str(number)]) for number in numbers if str(number) in replies],
         )
 
-    def _write_new(self, pipe: Any, new: _Held, old: list[_Held], to: Contact, *, linked: str, now: float) -> None:
+    def _write_new(self, pipe: Any, new: _Held, old: list[_Held], to: Contact, *, now: float) -> None:
         conversation, history, outbox = (self._key(to.user, what) for what in ("conversation", "history", "outbox"))
         numbers = count(int(new.state.get("turns", 0)) + 1)
         waiting = {
@@ -135,8 +137,6 @@ class Moves:
         ]
         # When it moved last stays: an older notice of that, come again, is about somebody else.
         pipe.hdel(conversation, "moved", "moved_phone", "moved_bsuid")
-        if linked:
-            pipe.hset(conversation, "linked", linked)
         if waiting:
             pipe.hset(conversation, "turns", next(numbers) - 1)
             pipe.hset(outbox, mapping={str(turn.number): turn.to_json() for turn in waiting.values()})
@@ -151,14 +151,14 @@ class Moves:
     def _write_old(self, pipe: Any, old: _Held, to: Contact, until: float | None) -> None:
         conversation = self._key(old.user, "conversation")
         moved = dict(zip(_MOVED, (to.user, to.phone, to.bsuid, until), strict=True))
-        pipe.hdel(conversation, *_UNDER_WAY, *_MOVED, "linked")
+        pipe.hdel(conversation, *_UNDER_WAY, *_MOVED)
         pipe.hset(conversation, mapping={field: value for field, value in moved.items() if value is not None})
         # The numbers stay, so that the user's never repeat, should there be another person of that name.
         pipe.hset(conversation, "delivered", old.state.get("turns", "0"))
         pipe.hincrby(conversation, "claim", 1)
         pipe.hincrby(conversation, "fence", 1)
         pipe.expire(conversation, self._retention)
-        pipe.delete(self._key(old.user, "history"), self._key(old.user, "outbox"))
+        pipe.delete(*(self._key(old.user, what) for what in ("history", "outbox", "names")))
         pipe.zrem(self._due, old.user)
 
 

@@ -17,10 +17,10 @@ Keys (``<user>`` percent-encoded as in queue names):
                                                ``calling``/``calling_at``: the part being sent;
                                                ``moved`` to that user (``moved_phone``/``moved_bsuid``
                                                reach them): all, or what was written until ``moved_at``,
-                                               which stays when the user is one again;
-                                               ``linked``: the BSUID's user, who leads here
+                                               which stays when the user is one again
 ``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
 ``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
+``chatbot:{<user>}:names``             set     users (by BSUID) who lead here for good
 ``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn; under the user it
                                                came in as (``Message.origin``), so that it never moves
 ``chatbot:{<user>}:sent:<id>``         string  number of the turn that a message of ours belongs to
@@ -34,7 +34,7 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:counts``                     hash    event → how often it happened
 =====================================  ======  ===============================================
 
-The first three expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
+The first four expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
 delivers a webhook again for up to 7 (Meta, "Webhooks", retries).
 """
 
@@ -185,6 +185,7 @@ class Store:
             _turn_key(message),
             SESSIONS,
             _key(other or user, "conversation"),
+            _key(user, "names"),
         ]
         arguments = [
             message.key, self._history_turns, user, now, now + seconds, run or uuid4().hex,
@@ -193,7 +194,7 @@ class Store:
         with _reachable():
             answer = self._script["begin_turn"](keys, arguments)
             while answer[0] == "apart":
-                self._join(message, other, answer[1])
+                self._lead({other: None}, Contact(user, message.phone, message.bsuid), message)
                 answer = self._script["begin_turn"](keys, arguments)
         if answer[0] == "moved":
             raise Moved(Contact(*answer[1:]))
@@ -296,11 +297,6 @@ class Store:
             known_as = (self._names.by_bsuid(one, message.account) for one in (to, message))
             users = {message.user: self._written_at(message)} | dict.fromkeys(filter(None, known_as))
             return self._lead(users, to, message)
-
-    def _join(self, message: Message, other: str, leads_to: str) -> None:
-        """Make one user of the author's phone and BSUID, and of the number the BSUID was known with before."""
-        users = {other: None} | ({leads_to: self._written_at(message)} if leads_to else {})
-        self._lead(users, Contact(message.user, message.phone, message.bsuid), message)
 
     def _lead(self, users: Mapping[str, float | None], to: Contact, message: Message) -> str:
         at, now = self._written_at(message), self._clock()

@@ -3,12 +3,12 @@
 -- from one consumer to the next may deliver the next message beside an unfinished one.
 -- No turn begins under a name that leads to another one, nor before the two names of one
 -- author lead to one conversation.
--- KEYS conversation, history, turn of this message, sessions, conversation of the author's other name
+-- KEYS conversation, history, turn of this message, sessions, conversation of the author's other name,
+--      names that lead here
 -- ARGV message id, history length, user, now, claim lasts until, run (the same one may ask again),
 --      when the message was written from that number (0: not known, or it came in under another
 --      name), whether there is another name (1 or 0), retention s
--- Returns {'answered', turn} | {'moved', user, phone, bsuid} | {'apart', user the other name leads to or ''}
---      | {'wait'}
+-- Returns {'answered', turn} | {'moved', user, phone, bsuid} | {'apart'} | {'wait'}
 --      | {'begun', claim, turns committed, attempts at this message, times given back, history}
 local answered = redis.call('GET', KEYS[3])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[3])
@@ -20,11 +20,11 @@ if moved[1] and (not moved[4] or tonumber(ARGV[7]) <= tonumber(moved[4])) then
   return {'moved', moved[1], moved[2], moved[3]}
 end
 if ARGV[8] == '1' then
-  local other = redis.call('HGET', KEYS[5], 'moved')
-  if other ~= ARGV[3] then
-    return {'apart', other or ''}
+  if redis.call('HGET', KEYS[5], 'moved') ~= ARGV[3] then
+    return {'apart'}
   end
   redis.call('EXPIRE', KEYS[5], ARGV[9])
+  redis.call('EXPIRE', KEYS[6], ARGV[9])
 end
 local current = redis.call('HGET', KEYS[1], 'message')
 if current ~= ARGV[1] then
