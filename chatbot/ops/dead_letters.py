@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable, ChatbotError, QueueFull
-from chatbot.messages import Message
+from chatbot.messages import Media, Message
 from chatbot.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND, Router
 
 if TYPE_CHECKING:
@@ -314,7 +314,8 @@ def _message(values: dict[str, Any]) -> Message:
     message = Message.from_dict(values)
     for what, blank in _BLANK.to_dict().items():
         given = getattr(message, what)
-        if not isinstance(given, (int, float) if isinstance(blank, float) else type(blank)):
+        allowed = {float: (int, float), type(None): (type(None), Media)}.get(type(blank), type(blank))
+        if not isinstance(given, allowed):
             raise ValueError(f"{what} is of type {type(given).__name__}")
     topology.queue_name(message.user)
     return message

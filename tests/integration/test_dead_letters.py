@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from chatbot import app, topology
 from chatbot.cli import main
 from chatbot.errors import Permanent
-from chatbot.messages import Message
+from chatbot.messages import Media, Message
 from chatbot.ops import dead_letters
 from tests.integration.test_sessions import Echo, chatbot, replies, say, serving
 from tests.servers import PYTHON, ROOT, wait_until
@@ -229,6 +229,15 @@ def test_a_message_that_was_apologised_for_gets_a_real_answer(broker, bot, dead)
         assert output.endswith("1 replayed, 0 left.\n")
         wait_until(lambda: replies(bot) == [apology, "2: segunda", "3: primeira"])
     assert ready(broker) == 0
+
+
+def test_a_message_with_a_file_can_be_replayed(broker, bot, dead):
+    bury(bot, kind="image", media=Media("file-1", "image/jpeg"))
+    with serving(bot):
+        [letter] = listed(dead)
+        assert letter["kind"] == "answer"
+        dead("replay", letter["id"])
+        wait_until(lambda: replies(bot) == [f"1: {SECRET}"])
 
 
 def test_a_replay_that_fails_again_can_be_replayed_again(broker, bot, dead):
