@@ -199,6 +199,10 @@ class System:
         with redis.Redis.from_url(self.env["CHATBOT_REDIS_URL"], decode_responses=True) as client:
             return {event: int(times) for event, times in client.hgetall(COUNTS).items()}
 
+    def waiting_sends(self) -> int:
+        """Return how many messages wait for a sender, those for later included."""
+        return self.rabbitmq.queues(self.vhost).get("send", (0, 0))[0]
+
     def user_queues(self) -> dict[str, tuple[int, int]]:
         """Return the queues of users: name → (messages, consumers)."""
         fixed = {"chat.open", "chat.dead"}

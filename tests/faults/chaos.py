@@ -113,7 +113,7 @@ def _break_things(breaking: Faults, load: Load, messages: int, faults: int) -> N
 
 
 def _drain(system: System, load: Load) -> None:
-    """Wait until the stand-in has a reply for every message and the sessions are closed."""
+    """Wait until the stand-in has a reply for every message, the sessions are closed and nothing is due later."""
     wanted = {phone: len(texts) for phone, texts in load.accepted.items()}
 
     def answered() -> bool:
@@ -123,7 +123,8 @@ def _drain(system: System, load: Load) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
     while not answered() and time.monotonic() < deadline:
         time.sleep(1)
-    while system.user_queues() and time.monotonic() < deadline + 60:
+    # What was put off (a typing indicator to renew, a user's next look into the outbox) is due within 75 s.
+    while (system.user_queues() or system.waiting_sends()) and time.monotonic() < deadline + 90:
         time.sleep(1)
 
 

@@ -233,10 +233,10 @@ def test_a_worker_that_stops_cancels_no_consumer_that_may_be_handed_a_message(ra
 
 def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, bot, monkeypatch):
     """RabbitMQ confirms, and loses, what reaches a queue that is being deleted."""
-    monkeypatch.setattr(topology, "UNBOUND_SECONDS", 6.0)
+    monkeypatch.setattr(topology, "UNBOUND_SECONDS", 12.0)  # time to look at the broker, twice
     with serving(bot):
         say(bot, "oi")
-        wait_until(lambda: replies(bot) == ["1: oi"])
+        wait_until(lambda: replies(bot) == ["1: oi"] and not bot.sessions.live()["ana"]["busy"], what="idle")
         close_idle(bot, 0)
         wait_until(lambda: "chat\texchange\tchat.ana" not in rabbitmq.ctl("list_bindings"), what="unbound")
         assert rabbitmq.queues()["chat.ana"] == (1, 0), "not consumed; our own message is still here"
