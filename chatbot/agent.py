@@ -1,8 +1,12 @@
 """The agent: CrewAI, asked one turn at a time.
 
 In come a message and the past; out goes the text of a reply. Promise: nothing is kept
-between turns, so no user's words can reach another's prompt: a fresh ``Agent`` for each
-turn, no CrewAI memory, and one copy of the shared model's counters.
+between turns, so no user's words can reach another's prompt: no CrewAI memory, one copy of
+the shared model's counters a turn, and a fresh ``Agent`` wherever one keeps state.
+
+CrewAI words the system prompt, makes the call and emits the events. Its executor (a flow
+engine, built anew for each answer) costs three times as much CPU as the call itself and is
+left to what needs it: tools, and a past that has to be summarised to fit the model.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +28,18 @@ from chatbot.llm import SeeingLLM, build  # first: it prepares what CrewAI reads
 # isort: split
 import openai
 from crewai import Agent, BaseLLM
-from crewai.events import crewai_event_bus
+from crewai.events import (
+    LiteAgentExecutionCompletedEvent,
+    LiteAgentExecutionErrorEvent,
+    LiteAgentExecutionStartedEvent,
+    crewai_event_bus,
+)
 from crewai.events.event_listener import EventListener
 from crewai.lite_agent_output import LiteAgentOutput
 from crewai.llms.retry import _active_llm_rate_limit_retry
+from crewai.tools import BaseTool
+from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
+from crewai.utilities.prompts import Prompts, SystemPromptResult
 
 from chatbot.messages import Message, Turn
 
@@ -65,13 +78,19 @@ def _persona_from_file(path: Path) -> Persona:
 
 
 class CrewAgent:
-    """Answers messages with a CrewAI agent. Safe to use from many threads."""
+    """Answers messages with a CrewAI agent, which may use ``tools``. Safe to use from many threads."""
 
-    def __init__(self, persona: Persona, llm: BaseLLM, *, history_chars: int) -> None:
+    def __init__(
+        self, persona: Persona, llm: BaseLLM, *, history_chars: int, tools: Sequence[BaseTool] = ()
+    ) -> None:  # fmt: skip
         EventListener().formatter.verbose = False
-        self._persona = Persona(*(_escape(text) for text in (persona.role, persona.goal, persona.backstory)))
+        self._persona = persona
         self._llm = llm
         self._history_chars = history_chars
+        self._tools = list(tools)
+        self._agent = self._fresh_agent(llm, persona)
+        prompt = cast("SystemPromptResult", Prompts(agent=self._agent, use_system_prompt=True).task_execution())
+        self._system = {"role": "system", "content": prompt["system"]}
 
     def reply(self, message: Message, history: Sequence[Turn], image: str = "") -> str:
         """Return the agent's answer to ``message``, given the past turns, oldest first.
@@ -80,19 +99,11 @@ class CrewAgent:
         ``Transient`` when the model is busy, away or says nothing, ``Permanent`` when it
         refuses the request or the key.
         """
-        agent = Agent(
-            role=self._persona.role,
-            goal=self._persona.goal,
-            backstory=self._persona.backstory,
-            llm=self._fresh_llm(image, beside=_escape(message.text)),
-            max_iter=4,
-            verbose=False,
-            respect_context_window=True,
-        )
+        messages = self._messages(message, history)
         # Retrying is the conversation's business: CrewAI's own would multiply with it.
         token = _active_llm_rate_limit_retry.set(True)
         try:
-            output = cast("LiteAgentOutput", agent.kickoff(self._messages(message, history)))
+            text = self._answer(messages, image, beside=message.text)
         except (openai.OpenAIError, ConnectionError, TimeoutError, ValueError) as err:
             raise _classified(err) from err
         except Exception as err:  # whatever else CrewAI, a tool or a provider raises
@@ -100,10 +111,50 @@ class CrewAgent:
         finally:
             _active_llm_rate_limit_retry.reset(token)
             crewai_event_bus.reset_runtime_state()
-        text = str(output.raw).strip()
-        if not text:
+        if not text.strip():
             raise Transient("the model answered with nothing")
+        return text.strip()
+
+    def _answer(self, messages: list[dict[str, str]], image: str, *, beside: str) -> str:
+        if not self._tools:
+            try:
+                return self._call(messages, self._fresh_llm(image, beside=beside))
+            except LLMContextLengthExceededError:
+                log.warning("agent.past_too_long", messages=len(messages))
+        return self._execute(messages, self._fresh_llm(image, beside=_escape(beside)))
+
+    def _call(self, messages: list[dict[str, str]], llm: BaseLLM) -> str:
+        """Ask the model once, with the events of an agent's execution around it."""
+        info = {"id": self._agent.id, "role": self._agent.role, "tools": []}
+        emit = partial(crewai_event_bus.emit, self._agent)
+        emit(LiteAgentExecutionStartedEvent(agent_info=info, tools=[], messages=cast("Any", messages)))
+        try:
+            text = str(llm.call(cast("Any", [self._system, *messages]), from_agent=self._agent))
+        except Exception as err:
+            emit(LiteAgentExecutionErrorEvent(agent_info=info, error=str(err)))
+            raise
+        emit(LiteAgentExecutionCompletedEvent(agent_info=info, output=text))
         return text
+
+    def _execute(self, messages: list[dict[str, str]], llm: BaseLLM) -> str:
+        """Have CrewAI's executor work on the answer: it runs tools and summarises a past that is too long."""
+        who, asked = self._persona, messages[-1]
+        agent = self._fresh_agent(llm, Persona(*(_escape(text) for text in (who.role, who.goal, who.backstory))))
+        asked = {**asked, "content": _escape(asked["content"])}
+        output = cast("LiteAgentOutput", agent.kickoff(cast("Any", [*messages[:-1], asked])))
+        return str(output.raw)
+
+    def _fresh_agent(self, llm: BaseLLM, persona: Persona) -> Agent:
+        return Agent(
+            role=persona.role,
+            goal=persona.goal,
+            backstory=persona.backstory,
+            llm=llm,
+            tools=self._tools,
+            max_iter=4,
+            verbose=False,
+            respect_context_window=True,
+        )
 
     def _fresh_llm(self, image: str, *, beside: str) -> BaseLLM:
         """Return the shared model with token counters and an image of its own."""
@@ -113,7 +164,7 @@ class CrewAgent:
             llm.show(image, beside=beside)
         return llm
 
-    def _messages(self, message: Message, history: Sequence[Turn]) -> list[Any]:
+    def _messages(self, message: Message, history: Sequence[Turn]) -> list[dict[str, str]]:
         recent: list[dict[str, str]] = []
         room = self._history_chars
         for turn in reversed(history):
@@ -126,7 +177,7 @@ class CrewAgent:
                 {"role": "user", "content": turn.message.told},
                 {"role": "assistant", "content": turn.reply},
             ]
-        return [*recent, {"role": "user", "content": _escape(message.told)}]
+        return [*recent, {"role": "user", "content": message.told}]
 
 
 def from_settings(settings: Settings) -> CrewAgent:
@@ -152,5 +203,5 @@ def _retry_after(err: Exception) -> float | None:
 
 
 def _escape(text: str) -> str:
-    """Keep CrewAI from filling in what a text happens to name: only these three are replaced."""
+    """Keep the executor from filling in what a text happens to name: only these three are replaced."""
     return re.sub(r"\{(input|tools|tool_names)\}", r"{ \1 }", text)

@@ -126,8 +126,6 @@ _NAMED = re.compile(
     r"(?:meu nome (?:é|eh|e)|me chamo|my name is|me llamo|mi nombre es)\s+([^\W\d_][\w'-]*(?: [A-ZÀ-Þ][\w'-]*)*)",
     re.IGNORECASE,
 )
-#: How CrewAI words the last user message (its translation ``task_no_tools``).
-_TASK = re.compile(r"^\s*Current Task: (.*?)\s*Provide your complete response:\s*$", re.DOTALL)
 _ASKED = re.compile(
     r"(?:qual|sabe|lembra).{0,20}\bmeu nome|what.{0,6} my name|know my name"
     r"|(?:cuál|cual).{0,6} mi nombre|como me llamo",
@@ -153,4 +151,4 @@ def offline_reply(said: list[str]) -> str:
 
 def _text(message: dict[str, Any]) -> str:
     content = message.get("content")
-    return _TASK.sub(r"\1", content) if isinstance(content, str) else ""
+    return content if isinstance(content, str) else ""

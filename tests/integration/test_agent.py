@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from crewai.events import (
+    LiteAgentExecutionCompletedEvent,
+    LiteAgentExecutionStartedEvent,
+    LLMCallCompletedEvent,
+    LLMCallStartedEvent,
+    crewai_event_bus,
+)
+from crewai.tools import BaseTool
 
 from chatbot.agent import CrewAgent, Persona, from_settings
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import Permanent, Transient
 from chatbot.llm import OfflineLLM, SeeingLLM, build, offline_reply
 from chatbot.messages import Message, Turn
-from tests.stub_llm import StubLLM
+from tests.stub_llm import StubLLM, completion
 
 
 def said(text, user="ana"):
@@ -38,14 +46,15 @@ def test_persona_history_and_message_reach_the_model_once(agent, llm):
     [call] = llm.calls
     system = call.messages[0]
     assert system[0] == "system"
-    assert all(text in system[1] for text in ("Papel", "Meta {x}", "História"))
+    assert all(text in system[1] for text in ("Papel {tools}", "Meta {x}", "História"))
+    assert call.messages[-1] == ("user", "e agora?"), "as it was written, without any wording around it"
     assert call.said == ["oi", "tudo bem?", "e agora?"]
     assert [content for role, content in call.messages if role == "assistant"] == ["olá", "tudo"]
 
 
 def test_braces_people_write_are_not_filled_in(agent, llm):
     agent.reply(said("o que é {input}, {tools} e {outra}?"), [])
-    assert llm.calls[0].asked == "o que é { input }, { tools } e {outra}?"
+    assert llm.calls[0].asked == "o que é {input}, {tools} e {outra}?"
 
 
 def test_only_as_much_past_as_fits(agent, llm):
@@ -61,11 +70,11 @@ def test_an_image_reaches_a_model_that_can_see(llm, name):
     settings = Settings(_env_file=None, llm_model=name, llm_base_url=llm.url, llm_vision=True)
     agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=1000)
     said_before = past(("oi {input}", "olá"))
-    assert agent.reply(said("o que é {input}?"), said_before, IMAGE) == "eco: o que é { input }?"
+    assert agent.reply(said("o que é {input}?"), said_before, IMAGE) == "eco: o que é {input}?"
     assert agent.reply(said("e agora?"), said_before) == "eco: e agora?"
     with_image, without = llm.calls
     assert with_image.images == (IMAGE,)
-    assert with_image.said == ["oi {input}", "o que é { input }?"]
+    assert with_image.said == ["oi {input}", "o que é {input}?"]
     assert without.images == (), "an image belongs to one turn"
 
 
@@ -95,6 +104,77 @@ def test_the_image_stands_beside_what_was_written_with_it():
     assert (before, after) == (messages[0], messages[2])
     assert [part["type"] for part in asked["content"]] == ["text", "image_url"]
     assert messages[1]["content"] == "Current Task: veja", "the executor's own list stays as it is"
+
+
+@pytest.fixture
+def events():
+    """What CrewAI's event bus was given, by type; plain turns and those of the executor alike."""
+    kinds = (
+        LiteAgentExecutionStartedEvent,
+        LLMCallStartedEvent,
+        LLMCallCompletedEvent,
+        LiteAgentExecutionCompletedEvent,
+    )
+    seen = []
+    with crewai_event_bus.scoped_handlers():
+        for kind in kinds:
+            crewai_event_bus.on(kind)(lambda _source, event: seen.append(event.type))
+        yield seen
+
+
+PLAIN = {
+    "lite_agent_execution_started", "llm_call_started", "llm_call_completed", "lite_agent_execution_completed",
+}  # fmt: skip
+
+
+def test_a_plain_turn_emits_the_events_of_crewai(agent, events):
+    agent.reply(said("oi"), [])
+    crewai_event_bus.flush()
+    assert (len(events), set(events)) == (4, PLAIN)
+
+
+class Price(BaseTool):
+    """Tells what something costs."""
+
+    name: str = "price"
+    description: str = "Tells the price of a product."
+
+    def _run(self, product: str) -> str:
+        return f"{product}: R$ 10"
+
+
+def test_a_tool_is_run_and_its_result_answered_with(llm, events):
+    settings = Settings(_env_file=None, llm_model="stub", llm_base_url=llm.url)
+    agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=1000, tools=[Price()])
+    function = {"name": "price", "arguments": '{"product": "{input}"}'}
+    asked = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
+
+    def script(call):
+        if call.messages[-1][0] == "user":
+            return 200, completion("") | {"choices": [{"index": 0, "message": asked, "finish_reason": "tool_calls"}]}
+        told = [content for role, content in call.messages if role == "tool"]
+        return 200, completion(f"Custa {told[0]}")
+
+    llm.script = script
+    assert agent.reply(said("quanto custa {input}?"), past(("oi", "olá"))) == "Custa {input}: R$ 10"
+    assert llm.calls[0].said == ["oi", "quanto custa { input }?"]
+    crewai_event_bus.flush()
+    assert set(events) == PLAIN
+
+
+def test_a_past_too_long_for_the_model_is_summarised(agent, llm):
+    def script(call):
+        if len(llm.calls) == 0:
+            return 400, {"error": {"message": "maximum context length", "code": "context_length_exceeded"}}
+        return None
+
+    llm.script = script
+    assert agent.reply(said("e agora?"), past(("oi", "olá"))).startswith("eco: ")
+    assert len(llm.calls) > 1
 
 
 def test_two_users_in_a_row_share_nothing(agent, llm):
