@@ -1,7 +1,7 @@
 # make demo   chat in the browser, everything embedded      make test   all tests
 # make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos pace fuzz check format lock clean
+.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos bench pace fuzz check format lock clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -36,6 +36,9 @@ FAULTS   ?= 20
 SEED     ?= 1
 chaos: setup  ## break everything while people write: MESSAGES=20000 FAULTS=100 SEED=7
 	@$(BIN)/python -m tests.faults.chaos --messages $(MESSAGES) --faults $(FAULTS) --seed $(SEED)
+
+bench: setup  ## compare and print ratios: ONLY=router,webhook QUICK=1
+	@$(BIN)/python -m tests.benchmarks --only "$(ONLY)" $(if $(QUICK),--quick)
 
 pace: setup  ## replies at the rates Meta takes, against the best possible schedule
 	@$(BIN)/python -m tests.integration.test_pace

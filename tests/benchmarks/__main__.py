@@ -1,0 +1,40 @@
+"""``python -m tests.benchmarks [--only a,b] [--quick]``: run benchmarks; the last line is JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+
+from tests.benchmarks.bench import note, servers
+
+NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "start")
+
+
+def main() -> None:
+    """Run what was asked for, each on servers of its own, and print the figures of all."""
+    options = argparse.ArgumentParser(description="Benchmarks on private servers; the last line is JSON.")
+    options.add_argument("--only", default="", help=f"some of: {','.join(NAMES)}")
+    options.add_argument("--quick", action="store_true", help="each within 40 s")
+    chosen = options.parse_args()
+    only = [name for name in chosen.only.split(",") if name] or NAMES
+    if unknown := set(only) - set(NAMES):
+        options.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    figures = {}
+    for name in only:
+        began = time.monotonic()
+        note(f"{name} …")
+        print(f"## {name}")
+        with tempfile.TemporaryDirectory(prefix="chatbot-bench-") as folder, servers(
+            Path(folder), quick=chosen.quick
+        ) as bench:  # fmt: skip
+            figures[name] = import_module(f"tests.benchmarks.{name}").run(bench)
+        note(f"{name}: {time.monotonic() - began:.0f} s")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
