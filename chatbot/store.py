@@ -64,8 +64,10 @@ COUNTS = "chatbot:counts"
 OVERDUE_SECONDS = 30.0
 #: People quote what we wrote as long as this later.
 QUOTED_SECONDS = 30 * 86_400
-#: A channel that refuses a pair again within this long refuses it "in a row".
-REFUSALS_SECONDS = 3600
+#: A person whom the channel refuses is left in peace this long at most; refused again later
+#: than this and twice the rest, it is no longer "in a row".
+LONGEST_REST_SECONDS = 3600.0
+FIRST_AGAIN_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,8 +407,9 @@ class Store:
         """
         with _reachable():
             refusals = self._redis.incr(_key(user, "refused"))
-            self._redis.expire(_key(user, "refused"), REFUSALS_SECONDS)
-            rest = float(min(pause**refusals if pause > 1 else pause, REFUSALS_SECONDS))
+            rest = float(min(pause**refusals if pause > 1 else pause, LONGEST_REST_SECONDS))
+            # A refusal long after the rest is the first one again.
+            self._redis.expire(_key(user, "refused"), int(2 * rest) + FIRST_AGAIN_SECONDS)
             full = self._clock() + rest + (limits.pair_burst - 1) * limits.pair_seconds
             self._redis.set(_key(user, "pace"), full, px=int((full - self._clock()) * 1000) + 1000)
         return rest

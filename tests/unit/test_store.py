@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import Transient
 from chatbot.messages import Limits, Message
-from chatbot.store import Busy, Store, TurnUnderWay, connect
+from chatbot.store import FIRST_AGAIN_SECONDS, Busy, Store, TurnUnderWay, connect
 
 fresh = itertools.count()
 
@@ -225,3 +225,10 @@ def test_a_missed_place_costs_the_pair_nothing(store, clock):
     assert (taken, wait) == (True, pytest.approx(0.1))
     taken, wait = store.pace("ana", "whatsapp:1", limits, longest=1.0)
     assert (taken, wait) == (False, pytest.approx(6.0))
+
+
+def test_a_refused_person_is_left_alone_longer_each_time_in_a_row(store):
+    limits = Limits(per_second=80, pair_seconds=6, pair_burst=45)
+    assert [store.hold_pair("ana", limits, pause=4) for _ in range(3)] == [4, 16, 64]
+    assert 2 * 64 < store._redis.ttl("chatbot:{ana}:refused") <= 2 * 64 + FIRST_AGAIN_SECONDS
+    assert store.hold_pair("beto", limits, pause=4) == 4, "each person's own"
