@@ -84,6 +84,8 @@ class Router:
         self._connections = connection.Pool(limit=celery.conf.broker_pool_limit)
         self._pool = ProducerPool(self._connections, Producer=_Publisher, limit=celery.conf.broker_pool_limit)
         self._errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
+        self._away = False
+        self._asking = threading.Lock()
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
         self.exclusive: Any = threading.Lock() if connection.transport.driver_type == "memory" else nullcontext()
@@ -129,24 +131,27 @@ class Router:
             message=address, asked_at=time.time() + countdown,
         )  # fmt: skip
 
-    def notify(self, message: Message, what: str, text: str) -> None:
+    def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
         """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
         address = replace(message, text="").to_dict()
-        self._send(NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", text=text, message=address)
+        self._send(
+            NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", deadline=deadline,
+            text=text, message=address,
+        )  # fmt: skip
 
-    def report(self, status: Status) -> None:
+    def report(self, status: Status, *, deadline: float | None = None) -> None:
         """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""
         arguments = (status.message_id, status.status)
-        self._send(REPORT, arguments, "send.status", status=status.to_dict())
+        self._send(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict())
 
-    def bury(self, message: Message, reason: str) -> None:
+    def bury(self, message: Message, reason: str, *, deadline: float | None = None) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
-        deadline = self.deadline()
+        until = self.deadline() if deadline is None else deadline
         headers = {"reason": reason[:500], "user": message.user}
         self._until_confirmed(
-            deadline,
+            until,
             lambda publisher: self._publish(
-                publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
+                publisher, until, ANSWER, (message.user, message.text), _envelope(message),
                 exchange=topology.DEAD.name, routing_key="",
                 argsrepr=_shown(message), kwargsrepr="{}", headers=headers,
             ),
@@ -215,13 +220,14 @@ class Router:
         )
 
     def _send(
-        self, task: str, arguments: tuple[Any, ...], routing_key: str, *, countdown: float = 0.0, **kwargs: Any
-    ) -> None:
-        deadline = self.deadline()
+        self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
+        countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        until = self.deadline() if deadline is None else deadline
         self._until_confirmed(
-            deadline,
+            until,
             lambda publisher: self._publish(
-                publisher, deadline, task, arguments, kwargs,
+                publisher, until, task, arguments, kwargs,
                 exchange=topology.CHAT.name, routing_key=routing_key,
                 argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, countdown=countdown or None,
             ),
@@ -247,6 +253,30 @@ class Router:
         return remaining
 
     def _until_confirmed(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
+        """Run ``publish`` and return what it does, unless the broker is known to be away.
+
+        Once a call has waited for its whole time, one at a time asks and the others end at
+        once: a web process whose threads all wait would keep everybody waiting.
+        """
+        if not self._away:
+            return self._try(deadline, publish)
+        if not self._asking.acquire(blocking=False):
+            raise BrokerUnavailable("the broker cannot be used; another call is asking for it")
+        try:
+            return self._try(deadline, publish)
+        finally:
+            self._asking.release()
+
+    def _try(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
+        try:
+            confirmed = self._retried(deadline, publish)
+        except BrokerUnavailable:
+            self._away = True
+            raise
+        self._away = False
+        return confirmed
+
+    def _retried(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
         """Run ``publish`` on a pooled connection, and on a fresh one while time is left."""
         while True:
             try:
