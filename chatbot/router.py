@@ -3,8 +3,8 @@
 In comes a ``Message``; out goes a Celery task ``chatbot.answer`` on exchange ``chat``
 with routing key ``chat.<user>``, persistent, mandatory and confirmed. Promise: when
 ``route`` returns, the broker has the message on disk and either a worker consumes its
-queue or a request for one is on disk too. A crash in between leaves an empty session,
-never a message nobody hears.
+queue or a request for one is on disk too. A crash in between leaves an empty session, or
+a message that was not answered for and is given again.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Router:
         self._asking = threading.Lock()
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
-        self.exclusive: Any = threading.Lock() if connection.transport.driver_type == "memory" else nullcontext()
+        self._virtual = connection.transport.driver_type == "memory"
+        self.exclusive: Any = threading.Lock() if self._virtual else nullcontext()
 
     def deadline(self) -> float:
         """Return the moment by which calls that start now give up, for several calls to share."""
@@ -168,46 +169,51 @@ class Router:
         self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
     ) -> AsyncResult[Any]:
         refusals = 0
-        for tried in range(_TRIES):
+        missing = self._virtual  # whether nobody can say that the queue is there
+        for _ in range(_TRIES):
             try:
                 with self.exclusive:
-                    opened = self._open(publisher, queue, as_it_is, deadline, again=tried > 0)
+                    if missing:
+                        self._open(publisher, queue, as_it_is, deadline)
                     result = self._publish(
                         publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
                         exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
                         argsrepr=_shown(message), kwargsrepr="{}",
                     )  # fmt: skip
+                    if not publisher.returned:
+                        self._look(publisher, queue, deadline, asked=missing)
+                        return result
             except MessageNacked as err:
                 # The queue is full, or it was deleted under the message: then there is room now.
                 refusals += 1
                 if refusals == _REFUSALS:
                     raise QueueFull("the user's queue is full") from err
-                continue
-            if not publisher.returned:
-                if opened:
-                    # Whoever was closing the session may have deleted the queue under the message,
-                    # which RabbitMQ confirms all the same. Not there: published once more.
-                    publisher.channel.queue_declare(queue, passive=True)
-                return result
-            # The session was closed in between: open it again.
+            missing = True
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
-    def _open(
-        self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float, *, again: bool
-    ) -> bool:  # fmt: skip
-        """Make sure that a queue is there, bound, and asked for; return whether it had to be opened."""
+    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float) -> None:
+        """Declare and bind a queue that is not there or is being closed, and have it consumed."""
         try:
             consumers = declare_user_queue(
-                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=again
+                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=True
             )
         except PreconditionFailed:
             as_it_is.add(queue)  # settings changed while it was live: tried again as it is
             raise
         if consumers == 0:
-            # Asked for *before* the message is published: whoever crashes here leaves
-            # an empty session, which is closed when idle.
             self._request(publisher, queue, deadline)
-        return again or consumers == 0
+
+    def _look(self, publisher: _Publisher, queue: str, deadline: float, *, asked: bool) -> None:
+        """Make sure of a message that was confirmed: that its queue is there, and that somebody consumes it.
+
+        A confirm alone is no proof. What reaches a queue whose process ends, because it is
+        deleted or the broker shuts down in order, RabbitMQ confirms and loses. A queue that
+        still answers after the confirm has the message; one that does not raises here, and
+        the message is published once more.
+        """
+        consumers = int(publisher.channel.queue_declare(queue, passive=True).consumer_count)
+        if consumers == 0 and not asked:
+            self._request(publisher, queue, deadline)
 
     def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:
         publisher.publish(
