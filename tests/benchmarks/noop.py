@@ -8,6 +8,7 @@ thread of its own, so that none waits for being counted.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
@@ -51,9 +52,17 @@ class NoTurns:
             time.sleep(TELL_SECONDS)
 
 
+def _static_queues(arguments: list[str]) -> list[str]:
+    """Return the queues of Celery's own way among those that this worker is to consume."""
+    return [name for name in arguments[arguments.index("-Q") + 1].split(",") if name.startswith(STATIC)]
+
+
 bot = from_environment()
 app = bot.celery
-app.conf.task_queues = (*app.conf.task_queues, Queue(STATIC, topology.CHAT, routing_key=STATIC, durable=True))
+app.conf.task_queues = (
+    *app.conf.task_queues,
+    *(Queue(name, topology.CHAT, routing_key=name, durable=True) for name in _static_queues(sys.argv)),
+)
 turns = NoTurns(redis.Redis.from_url(bot.settings.redis_url))
 bot.conversation, bot.agent = turns, None
 

@@ -86,6 +86,12 @@ class Workers(AbstractContextManager["Workers"]):
         """How many turns they took so far."""
         return sum(int(told.split()[0]) for told in self._store.hvals(DONE))
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time they used so far, to a hundredth of a second."""
+        stats = (Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in self.processes)
+        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
+
     def wait_done(self, count: int, *, seconds: float = 600.0) -> float:
         """Return once they took ``count`` turns in all: the moment at which the last one began."""
         wait_until(lambda: self.done >= count, seconds=seconds, what=f"{count} turns")
