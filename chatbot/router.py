@@ -45,10 +45,11 @@ _REFUSALS = 3
 
 
 class _Publisher(Producer):
-    """A producer that remembers what the broker returned as unroutable."""
+    """A producer that remembers what the broker returned as unroutable, and the channel it has declared on."""
 
     def __init__(self, channel: Any, **options: Any) -> None:
         self.returned: list[Any] = []
+        self.declared: Any = None
         super().__init__(channel, on_return=lambda *returned: self.returned.append(returned), **options)
 
 
@@ -300,8 +301,10 @@ class Router:
         except LimitExceeded as err:
             raise BrokerUnavailable("every connection to the broker is in use") from err
         try:
-            for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
-                maybe_declare(queue, publisher.channel)  # once a connection
+            if publisher.declared is not publisher.channel:
+                for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
+                    maybe_declare(queue, publisher.channel)
+                publisher.declared = publisher.channel
             yield publisher
         except self._errors:
             # Not to be used again: what it still waits for would be taken for the
