@@ -39,7 +39,7 @@ T = TypeVar("T")
 #: A message that keeps coming back as unroutable finds its queue deleted each time.
 _TRIES = 5
 #: Of a timeout, the share that is used up, and the share one step on a connection may take.
-USED, STEP = 0.95, 0.25
+USED, STEP = 0.85, 0.25
 #: A queue that refuses a message this often is full.
 _REFUSALS = 3
 
