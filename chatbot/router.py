@@ -3,8 +3,8 @@
 In comes a ``Message``; out goes a Celery task ``chatbot.answer`` on exchange ``chat``
 with routing key ``chat.<user>``, persistent, mandatory and confirmed. Promise: when
 ``route`` returns, the broker has the message on disk and either a worker consumes its
-queue or a request for one is on disk too. A crash in between leaves an empty session,
-never a message nobody hears.
+queue or a request for one is on disk too. A crash in between leaves an empty session, or
+a message that was not answered for and is given again.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ _REFUSALS = 3
 
 
 class _Publisher(Producer):
-    """A producer that remembers what the broker returned as unroutable."""
+    """A producer that remembers what the broker returned as unroutable, and the channel it has declared on."""
 
     def __init__(self, channel: Any, **options: Any) -> None:
         self.returned: list[Any] = []
+        self.declared: Any = None
         super().__init__(channel, on_return=lambda *returned: self.returned.append(returned), **options)
 
 
@@ -84,9 +85,12 @@ class Router:
         self._connections = connection.Pool(limit=celery.conf.broker_pool_limit)
         self._pool = ProducerPool(self._connections, Producer=_Publisher, limit=celery.conf.broker_pool_limit)
         self._errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
+        self._away = False
+        self._asking = threading.Lock()
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
-        self.exclusive: Any = threading.Lock() if connection.transport.driver_type == "memory" else nullcontext()
+        self._virtual = connection.transport.driver_type == "memory"
+        self.exclusive: Any = threading.Lock() if self._virtual else nullcontext()
 
     def deadline(self) -> float:
         """Return the moment by which calls that start now give up, for several calls to share."""
@@ -129,24 +133,27 @@ class Router:
             message=address, asked_at=time.time() + countdown,
         )  # fmt: skip
 
-    def notify(self, message: Message, what: str, text: str) -> None:
+    def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
         """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
         address = replace(message, text="").to_dict()
-        self._send(NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", text=text, message=address)
+        self._send(
+            NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", deadline=deadline,
+            text=text, message=address,
+        )  # fmt: skip
 
-    def report(self, status: Status) -> None:
+    def report(self, status: Status, *, deadline: float | None = None) -> None:
         """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""
         arguments = (status.message_id, status.status)
-        self._send(REPORT, arguments, "send.status", status=status.to_dict())
+        self._send(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict())
 
-    def bury(self, message: Message, reason: str) -> None:
+    def bury(self, message: Message, reason: str, *, deadline: float | None = None) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
-        deadline = self.deadline()
+        until = self.deadline() if deadline is None else deadline
         headers = {"reason": reason[:500], "user": message.user}
         self._until_confirmed(
-            deadline,
+            until,
             lambda publisher: self._publish(
-                publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
+                publisher, until, ANSWER, (message.user, message.text), _envelope(message),
                 exchange=topology.DEAD.name, routing_key="",
                 argsrepr=_shown(message), kwargsrepr="{}", headers=headers,
             ),
@@ -163,46 +170,51 @@ class Router:
         self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
     ) -> AsyncResult[Any]:
         refusals = 0
-        for tried in range(_TRIES):
+        missing = self._virtual  # whether nobody can say that the queue is there
+        for _ in range(_TRIES):
             try:
                 with self.exclusive:
-                    opened = self._open(publisher, queue, as_it_is, deadline, again=tried > 0)
+                    if missing:
+                        self._open(publisher, queue, as_it_is, deadline)
                     result = self._publish(
                         publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
                         exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
                         argsrepr=_shown(message), kwargsrepr="{}",
                     )  # fmt: skip
+                    if not publisher.returned:
+                        self._look(publisher, queue, deadline, asked=missing)
+                        return result
             except MessageNacked as err:
                 # The queue is full, or it was deleted under the message: then there is room now.
                 refusals += 1
                 if refusals == _REFUSALS:
                     raise QueueFull("the user's queue is full") from err
-                continue
-            if not publisher.returned:
-                if opened:
-                    # Whoever was closing the session may have deleted the queue under the message,
-                    # which RabbitMQ confirms all the same. Not there: published once more.
-                    publisher.channel.queue_declare(queue, passive=True)
-                return result
-            # The session was closed in between: open it again.
+            missing = True
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
-    def _open(
-        self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float, *, again: bool
-    ) -> bool:  # fmt: skip
-        """Make sure that a queue is there, bound, and asked for; return whether it had to be opened."""
+    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float) -> None:
+        """Declare and bind a queue that is not there or is being closed, and have it consumed."""
         try:
             consumers = declare_user_queue(
-                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=again
+                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=True
             )
         except PreconditionFailed:
             as_it_is.add(queue)  # settings changed while it was live: tried again as it is
             raise
         if consumers == 0:
-            # Asked for *before* the message is published: whoever crashes here leaves
-            # an empty session, which is closed when idle.
             self._request(publisher, queue, deadline)
-        return again or consumers == 0
+
+    def _look(self, publisher: _Publisher, queue: str, deadline: float, *, asked: bool) -> None:
+        """Make sure of a message that was confirmed: that its queue is there, and that somebody consumes it.
+
+        A confirm alone is no proof. What reaches a queue whose process ends, because it is
+        deleted or the broker shuts down in order, RabbitMQ confirms and loses. A queue that
+        still answers after the confirm has the message; one that does not raises here, and
+        the message is published once more.
+        """
+        consumers = int(publisher.channel.queue_declare(queue, passive=True).consumer_count)
+        if consumers == 0 and not asked:
+            self._request(publisher, queue, deadline)
 
     def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:
         publisher.publish(
@@ -215,13 +227,14 @@ class Router:
         )
 
     def _send(
-        self, task: str, arguments: tuple[Any, ...], routing_key: str, *, countdown: float = 0.0, **kwargs: Any
-    ) -> None:
-        deadline = self.deadline()
+        self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
+        countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        until = self.deadline() if deadline is None else deadline
         self._until_confirmed(
-            deadline,
+            until,
             lambda publisher: self._publish(
-                publisher, deadline, task, arguments, kwargs,
+                publisher, until, task, arguments, kwargs,
                 exchange=topology.CHAT.name, routing_key=routing_key,
                 argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, countdown=countdown or None,
             ),
@@ -247,6 +260,30 @@ class Router:
         return remaining
 
     def _until_confirmed(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
+        """Run ``publish`` and return what it does, unless the broker is known to be away.
+
+        Once a call has waited for its whole time, one at a time asks and the others end at
+        once: a web process whose threads all wait would keep everybody waiting.
+        """
+        if not self._away:
+            return self._try(deadline, publish)
+        if not self._asking.acquire(blocking=False):
+            raise BrokerUnavailable("the broker cannot be used; another call is asking for it")
+        try:
+            return self._try(deadline, publish)
+        finally:
+            self._asking.release()
+
+    def _try(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
+        try:
+            confirmed = self._retried(deadline, publish)
+        except BrokerUnavailable:
+            self._away = True
+            raise
+        self._away = False
+        return confirmed
+
+    def _retried(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
         """Run ``publish`` on a pooled connection, and on a fresh one while time is left."""
         while True:
             try:
@@ -264,8 +301,10 @@ class Router:
         except LimitExceeded as err:
             raise BrokerUnavailable("every connection to the broker is in use") from err
         try:
-            for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
-                maybe_declare(queue, publisher.channel)  # once a connection
+            if publisher.declared is not publisher.channel:
+                for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
+                    maybe_declare(queue, publisher.channel)
+                publisher.declared = publisher.channel
             yield publisher
         except self._errors:
             # Not to be used again: what it still waits for would be taken for the

@@ -57,11 +57,12 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
     body = request.get_data(cache=False)
     channel.verify(body, request.headers.get)
     inbound, names = channel.parse(body), _bot().names
-    refused = _route(_in_order(_served(tuple(map(names.name, inbound.messages)))))
+    deadline = _bot().router.deadline()
+    refused = _route(_in_order(_served(tuple(map(names.name, inbound.messages)))), deadline)
     for status in map(names.status, inbound.statuses):
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
         if status.callback and status.status in SETTLING:
-            _bot().router.report(status)
+            _bot().router.report(status, deadline=deadline)
     return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)
 
 
@@ -103,19 +104,19 @@ def _in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return messages
 
 
-def _route(messages: tuple[Message, ...]) -> int:
+def _route(messages: tuple[Message, ...], deadline: float) -> int:
     """Route the messages; one that finds no room or no queue is kept as a dead letter and counted."""
     router = _bot().router
     refused = 0
-    deadline = router.deadline()
     for message in messages:
         try:
             router.route(message, deadline=deadline)
         except (QueueFull, ValueError) as err:
             log.warning("message.refused", message_id=message.id, reason=str(err))
-            router.bury(message, str(err))
+            router.bury(message, str(err), deadline=deadline)
             if isinstance(err, QueueFull):
-                router.notify(message, "too_many", language.TOO_MANY[language.guess(message.text, message.phone)])
+                told = language.TOO_MANY[language.guess(message.text, message.phone)]
+                router.notify(message, "too_many", told, deadline=deadline)
             refused += 1
     return refused
 

@@ -1,19 +1,28 @@
-"""A TCP proxy of the tests: its connections can be cut and stalled."""
+"""A TCP proxy of the tests: its connections can be cut, stalled and watched."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Self
 
 from tests.servers import free_port
 
+#: What sees the bytes that go one way on one connection.
+Watcher = Callable[[bytes], None]
+
 
 class TcpProxy:
-    """Passes bytes on from ``port`` of the loopback to ``target`` until told otherwise."""
+    """Passes bytes on from ``port`` of the loopback to ``target`` until told otherwise.
 
-    def __init__(self, target: int) -> None:
+    ``watch`` is called once a connection and returns two functions, which see the bytes that
+    go there and those that come back.
+    """
+
+    def __init__(self, target: int, *, watch: Callable[[], tuple[Watcher, Watcher]] | None = None) -> None:
         self.port, self._target = free_port(), target
+        self._watch = watch or (lambda: (_unseen, _unseen))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._connections: set[asyncio.StreamWriter] = set()
@@ -62,7 +71,8 @@ class TcpProxy:
         ends = {writer, there_writer}
         self._connections |= ends
         try:
-            await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+            there, back = self._watch()
+            await asyncio.gather(self._pass(reader, there_writer, there), self._pass(there_reader, writer, back))
         except OSError:
             pass
         finally:
@@ -70,10 +80,15 @@ class TcpProxy:
             for end in ends:
                 end.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watcher: Watcher) -> None:
         while data := await reader.read(65_536):
             await self._flows.wait()
+            watcher(data)
             writer.write(data)
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+
+
+def _unseen(data: bytes) -> None:
+    """Look at nothing."""

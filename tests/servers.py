@@ -92,6 +92,21 @@ class Process:
         finally:
             self._signal(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Hold the whole group where it is; its connections stay, until ``resume``."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """The process's id, which is its group's. Raises ``RuntimeError`` before it was started."""
+        if self._popen is None:
+            raise RuntimeError("not started")
+        return self._popen.pid
+
     def _signal(self, number: int) -> None:
         if self._popen is None:
             return

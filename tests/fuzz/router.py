@@ -29,13 +29,13 @@ class Router:
         topology.queue_name(message.user)
         self.messages.append(message)
 
-    def report(self, status: Status) -> None:
+    def report(self, status: Status, *, deadline: float) -> None:
         """Keep the status."""
         self.reports.append(status)
 
-    def bury(self, message: Message, reason: str) -> None:
+    def bury(self, message: Message, reason: str, *, deadline: float) -> None:
         """Keep the message as a dead letter."""
         self.buried.append(message)
 
-    def notify(self, *_: Any) -> None:
+    def notify(self, *_: Any, deadline: float) -> None:
         """Tell nobody."""

@@ -25,8 +25,9 @@ USER = "5511955550001"
 @pytest.fixture(scope="module")
 def system(tmp_path_factory, rabbitmq, redis_server):
     with System(
-        tmp_path_factory.mktemp("system"), rabbitmq, redis_server, None, redis_db=5, llm_model="offline", idle_timeout=3
-    ) as system:
+        tmp_path_factory.mktemp("system"), rabbitmq, redis_server, None, redis_db=5, llm_model="offline",
+        idle_timeout=3, env_of=lambda name: {"PYTHONPROFILEIMPORTTIME": "1"} if name == "sender" else {},
+    ) as system:  # fmt: skip
         yield system.start("web", "worker", "sender", "beat")
         wait_until(lambda: not system.user_queues(), seconds=30, what="idle queues gone")
 
@@ -90,6 +91,14 @@ def test_no_log_holds_what_people_write_or_their_number(system):
     for name, process in system.processes.items():
         found = [line for line in process.output().splitlines() if any(text in line for text in texts)]
         assert found == [], name
+
+
+def test_a_sender_that_sent_something_has_not_imported_crewai(system):
+    system.post((USER, "wamid.imports", "oi"))
+    wait_until(lambda: system.replies(USER), what="reply")
+    imported = {line.split("|")[-1].strip() for line in system.processes["sender"].output().splitlines()}
+    assert "chatbot.delivery" in imported, "the sender writes down what it imports"
+    assert {name for name in imported if name.split(".")[0] in {"crewai", "openai"}} == set()
 
 
 def test_honcho_starts_every_process_of_the_procfile(tmp_path, rabbitmq, redis_server):

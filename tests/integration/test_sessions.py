@@ -135,22 +135,23 @@ def test_a_session_with_a_turn_under_way_is_not_closed(rabbitmq, bot):
         wait_until(lambda: replies(bot) == ["1: oi"])
 
 
-def test_a_message_between_the_routers_look_and_its_publish_is_answered(rabbitmq, bot):
-    """The queue is deleted after the router saw a consumer and before it publishes."""
+def test_a_message_that_finds_its_session_just_closed_is_answered(rabbitmq, bot):
+    """The queue is deleted after the router opened it and before the message reaches it."""
 
     class Slow(Router):
         raced = 0
 
-        def _open(self, publisher, queue, as_it_is, deadline, *, again):
-            opened = super()._open(publisher, queue, as_it_is, deadline, again=again)
+        def _open(self, publisher, queue, as_it_is, deadline):
+            super()._open(publisher, queue, as_it_is, deadline)
             if not self.raced:
                 self.raced = 1
+                wait_until(bot.sessions.live, what="subscribed")
                 close_all(bot)
-            return opened
 
     with serving(bot):
         say(bot, "oi")
         wait_until(lambda: replies(bot) == ["1: oi"])
+        close_all(bot)
         router = Slow(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
         router.route(Message(user="ana", id="raced", text="bem na hora"))
         router.close()
@@ -284,19 +285,22 @@ def test_a_refusal_for_a_queue_that_was_just_deleted_is_not_taken_for_a_full_one
         wait_until(lambda: replies(bot) == ["1: oi"])
 
 
-def test_a_message_whose_queue_is_deleted_under_it_is_published_again(rabbitmq, bot):
-    """A session is being closed while a message opens it anew: the broker confirms, and nobody has the message."""
+@pytest.mark.parametrize("before", [[], ["antes"]], ids=["opened anew", "open"])
+def test_a_message_whose_queue_goes_after_the_confirm_is_published_again(rabbitmq, bot, before):
+    """RabbitMQ confirms, and loses, what reaches a queue that is being deleted or is shut down."""
 
     class Raced(Router):
         deleted = False
 
         def _publish(self, publisher, *arguments, **options):
             result = super()._publish(publisher, *arguments, **options)
-            if not self.deleted:
+            if not self.deleted and not publisher.returned:
                 self.deleted = True
                 rabbitmq.ctl("delete_queue", "chat.ana")
             return result
 
+    for text in before:
+        say(bot, text)
     router = Raced(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
     router.route(Message(user="ana", id="raced", text="oi"))
     router.close()

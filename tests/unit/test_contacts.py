@@ -95,7 +95,8 @@ class Published:
     def __init__(self, monkeypatch):
         self.sent = []
         monkeypatch.setattr(Router, "_until_confirmed", lambda router, deadline, publish: publish(self))
-        monkeypatch.setattr(Router, "_open", lambda *_, **__: False)
+        monkeypatch.setattr(Router, "_open", lambda *_: None)
+        monkeypatch.setattr(Router, "_look", lambda *_, **__: None)
         monkeypatch.setattr(Router, "_publish", self._publish)
         self.returned = []
 

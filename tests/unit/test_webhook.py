@@ -29,10 +29,10 @@ class Router:
             raise QueueFull("the user's queue is full")
         self.routed.append(message.id)
 
-    def bury(self, message, reason):
+    def bury(self, message, reason, *, deadline):
         self.buried.append((message.id, reason))
 
-    def notify(self, message, what, text):
+    def notify(self, message, what, text, *, deadline):
         self.told.append((message.user, what, text))
 
 

@@ -1,0 +1,72 @@
+"""What ``workers.py`` starts: the chatbot's own Celery app, whose turns do nothing.
+
+``celery -A tests.benchmarks.noop worker``. A message travels the real way up to the task
+``chatbot.answer``; only stage 4, which it calls, is left out. Turns are told to Redis by a
+thread of its own, so that none waits for being counted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import redis
+from celery import signals
+from kombu import Queue
+
+from chatbot import topology
+from chatbot.app import from_environment
+from chatbot.messages import Message
+from tests.benchmarks.workers import BEGAN, DONE, PROBE, STATIC
+
+TELL_SECONDS = 0.02
+
+
+class NoTurns:
+    """Stands where the conversation stands (``Conversation.answer``)."""
+
+    def __init__(self, store: redis.Redis) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._done, self._last = 0, 0.0
+
+    def answer(self, message: Message) -> None:
+        """Count; of a probe, tell when it began."""
+        now = time.monotonic()
+        with self._lock:
+            self._done, self._last = self._done + 1, now
+        if message.id.startswith(PROBE):
+            self._store.hset(BEGAN, message.id, now)
+
+    def tell(self) -> None:
+        """Tell how many turns there were, beginning with none, for as long as the process lives."""
+        told = -1
+        while True:
+            with self._lock:
+                done, last = self._done, self._last
+            if done != told:
+                self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
+                told = done
+            time.sleep(TELL_SECONDS)
+
+
+def _static_queues(arguments: list[str]) -> list[str]:
+    """Return the queues of Celery's own way among those that this worker is to consume."""
+    return [name for name in arguments[arguments.index("-Q") + 1].split(",") if name.startswith(STATIC)]
+
+
+bot = from_environment()
+app = bot.celery
+app.conf.task_queues = (
+    *app.conf.task_queues,
+    *(Queue(name, topology.CHAT, routing_key=name, durable=True) for name in _static_queues(sys.argv)),
+)
+turns = NoTurns(redis.Redis.from_url(bot.settings.redis_url))
+bot.conversation, bot.agent = turns, None
+
+
+@signals.worker_ready.connect
+def _tell(**_: object) -> None:
+    threading.Thread(target=turns.tell, daemon=True).start()

@@ -1,0 +1,120 @@
+"""Workers whose turns do nothing (``noop.py``): started, held and counted from outside.
+
+What they tell in Redis (one database for each ``Workers``):
+
+=================  ======  ==============================================================
+``bench:done``     hash    worker's process id → turns so far, and when the last one began
+``bench:began``    hash    id of a probe → when its turn began
+=================  ======  ==============================================================
+
+All moments are those of ``time.monotonic()``, which is one clock for the whole machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from chatbot.app import Chatbot
+from chatbot.config import Settings
+from tests.servers import PYTHON, Process, RabbitMQ, Redis, wait_until
+
+THREADS = 32
+DONE, BEGAN = "bench:done", "bench:began"
+#: The queue of Celery's own way.
+STATIC = "static"
+#: The ids of messages whose turns are told one by one begin like this.
+PROBE = "probe"
+
+
+class Workers(AbstractContextManager["Workers"]):
+    """``count`` workers on ``queues`` (as ``celery worker -Q``), ready inside the block.
+
+    ``settings`` are the chatbot's, for them and for ``bot``, which publishes to them.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, rabbitmq: RabbitMQ, redis_server: Redis, queues: str, *, db: int, count: int,
+        options: tuple[str, ...] = (), **settings: Any,
+    ) -> None:  # fmt: skip
+        self.settings = {
+            "env": "test",
+            "broker_url": rabbitmq.url,
+            "redis_url": redis_server.url.removesuffix("0") + str(db),
+            "log_level": "WARNING",  # nobody compares log lines, and writing them would hide what is compared
+            **settings,
+        }
+        self.bot = chatbot(self.settings)
+        self._store = redis.Redis.from_url(self.settings["redis_url"], decode_responses=True)
+        env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")},
+            **{f"CHATBOT_{name.upper()}": str(value) for name, value in self.settings.items()},
+            "C_FORCE_ROOT": "1",
+        }
+        command = [
+            PYTHON, "-m", "celery", "-A", "tests.benchmarks.noop", "worker", "-P", "threads", "-c", str(THREADS),
+            "-Q", queues, "--without-gossip", "--without-mingle", *options,
+        ]  # fmt: skip
+        self.processes = [
+            Process([*command, "-n", f"{name}{n}@%h"], log=folder / f"{name}{n}.log", env=env) for n in range(count)
+        ]
+
+    def __enter__(self) -> Self:
+        for process in self.processes:
+            process.start()
+        wait_until(self._ready, seconds=120, what="workers ready")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+        self.bot.close()
+        self._store.close()
+
+    def _ready(self) -> bool:
+        for process in self.processes:
+            assert process.alive, process.output()[-3000:]
+        return self._store.hlen(DONE) == len(self.processes)
+
+    @property
+    def done(self) -> int:
+        """How many turns they took so far."""
+        return sum(int(told.split()[0]) for told in self._store.hvals(DONE))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time they used so far, to a hundredth of a second."""
+        stats = (Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in self.processes)
+        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
+
+    def wait_done(self, count: int, *, seconds: float = 600.0) -> float:
+        """Return once they took ``count`` turns in all: the moment at which the last one began."""
+        wait_until(lambda: self.done >= count, seconds=seconds, what=f"{count} turns")
+        return max(float(told.split()[1]) for told in self._store.hvals(DONE))
+
+    def wait_began(self, probe: str) -> float:
+        """Return the moment at which the turn of that message began, once it did."""
+        return float(wait_until(lambda: self._store.hget(BEGAN, probe), what=f"turn of {probe}", every=0.002))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold them inside the block; their connections stay."""
+        for process in self.processes:
+            process.pause()
+        try:
+            yield
+        finally:
+            for process in self.processes:
+                process.resume()
+
+
+def chatbot(settings: dict[str, Any]) -> Chatbot:
+    """Return a chatbot that publishes, whose Celery waits for the broker's confirm as its router does."""
+    bot = Chatbot(Settings(_env_file=None, **settings))
+    bot.celery.conf.broker_transport_options = {"confirm_publish": True}
+    return bot

@@ -1,0 +1,48 @@
+"""The router while its broker is away."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from chatbot.app import Chatbot
+from chatbot.config import Settings
+from chatbot.errors import BrokerUnavailable
+
+
+@pytest.fixture
+def router():
+    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://"))
+    yield bot.router
+    bot.close()
+
+
+def test_once_a_call_has_waited_in_vain_one_at_a_time_asks_and_the_others_end_at_once(router):
+    def broken(_publisher):
+        raise OSError("gone")
+
+    def ask(publisher):
+        asking.set()
+        assert back.wait(30)
+        return publisher
+
+    asking, back = threading.Event(), threading.Event()
+    with pytest.raises(BrokerUnavailable, match="cannot be used"):
+        router._until_confirmed(router.deadline() - 3, broken)
+    with ThreadPoolExecutor(1) as pool:
+        asks = pool.submit(router._until_confirmed, router.deadline() + 60, ask)
+        assert asking.wait(30)
+        with pytest.raises(BrokerUnavailable, match="another call"):
+            router.ping()
+        back.set()
+        assert asks.result(30)
+    with ThreadPoolExecutor(1) as pool:
+        asking.clear()
+        back.clear()
+        slow = pool.submit(router._until_confirmed, router.deadline() + 60, ask)
+        assert asking.wait(30)
+        router.ping()  # it is back: side by side again
+        back.set()
+        assert slow.result(30)
