@@ -46,7 +46,7 @@ def sessions(self: Any) -> dict[str, dict[str, object]]:
 
 @shared_task(name="chatbot.counts", bind=True)
 def counts(self: Any) -> dict[str, int]:
-    """Return what was counted: sends repeated blindly, notices asked for by reason."""
+    """Return how often each thing happened that should stay rare (README.md, "Counts")."""
     counted: dict[str, int] = self.app.chatbot.store.counts()
     return counted
 
