@@ -11,11 +11,6 @@ import re
 
 from chatbot.messages import Choice
 
-#: What a persona needs to know to offer choices.
-INSTRUCTION = (
-    "Quando ajudar o cliente a decidir, termine a mensagem oferecendo de duas a dez opções, uma por linha, "
-    "cada uma escrita assim: [[título curto]] ou [[título curto | descrição]]."
-)
 _CHOICE = re.compile(r"\s*(?:[-*]\s+)?\[\[\s*([^\[\]|]+?)\s*(?:\|\s*([^\[\]]*?)\s*)?\]\]\s*")
 
 

@@ -146,15 +146,28 @@ class Delivery:
         if isinstance(error, ChannelDown):
             self._stop_number(turn.message, error)
         if isinstance(error, WindowClosed) and sender.reopening:
-            self._reopen(sender, sender.reopening, turn.message)
+            self._reopen(sender, turn.message)
         else:
             self._outbound.bury(turn.message, f"reply not delivered: {error}")
         self._store.tell_once(user, f"failed:{status.callback}", seconds=OLDEST_SECONDS)
 
-    def _reopen(self, sender: Sender, reopening: Part, to: Message) -> None:
-        """Invite a person to write again, once a day at most."""
+    def _reopen(self, sender: Sender, to: Message) -> None:
+        """Invite a person to write again, if they were not today."""
+        for invitation in self._invitation(sender, to):
+            sender.send(to, invitation, callback="")
+            self._note_invitation(sender, to)
+
+    def _invitation(self, sender: Sender, to: Message) -> list[Part]:
+        """Return what is sent instead of a reply that comes too late: the template, once a day.
+
+        Raises ``WindowClosed`` where none is set.
+        """
+        if sender.reopening is None:
+            raise WindowClosed("more than 24 h since the person's last message, and no template is set")
+        return [] if self._store.was_told(to.user, "reopening") else [sender.reopening]
+
+    def _note_invitation(self, sender: Sender, to: Message) -> None:
         if self._store.tell_once(to.user, "reopening", seconds=sender.window or 0):
-            sender.send(to, reopening, callback="")
             self._store.count("reopened")
 
     def _deliver_turn(self, claimed: Claimed) -> bool:
@@ -216,10 +229,22 @@ class Delivery:
     def _send_parts(self, claimed: Claimed, to: Message, reply: str) -> str | None:
         """Send what is not sent yet; return the provider's id of the last part.
 
-        Returns ``None`` where that has to wait or is somebody else's by now.
+        Returns ``None`` where that has to wait or is somebody else's by now. Raises
+        ``WindowClosed`` where the person wrote too long ago and no template invites them.
         """
         sender = self._sender(to)
-        parts = self._parts(sender, to, reply)
+        if not self._is_window_closed(sender, to):
+            try:
+                return self._send_all(claimed, to, sender, sender.compose(reply))
+            except WindowClosed as err:
+                log.info("delivery.window_closed", number=claimed.number, error=str(err))
+        invitation = self._invitation(sender, to)
+        sent = self._send_all(claimed, to, sender, invitation)
+        if sent:
+            self._note_invitation(sender, to)
+        return sent
+
+    def _send_all(self, claimed: Claimed, to: Message, sender: Sender, parts: list[Part]) -> str | None:
         sent = ""
         for index in range(claimed.parts, len(parts)):
             if index == claimed.parts:
@@ -233,14 +258,6 @@ class Delivery:
                 return None
             sent = went
         return sent
-
-    def _parts(self, sender: Sender, to: Message, reply: str) -> list[Part]:
-        """Return what to send. Raises ``WindowClosed`` where the person wrote too long ago."""
-        if not self._is_window_closed(sender, to):
-            return sender.compose(reply)
-        if sender.reopening is None:
-            raise WindowClosed("more than 24 h since the person's last message, and no template is set")
-        return [sender.reopening]
 
     def _is_window_closed(self, sender: Sender, to: Message) -> bool:
         now = self._clock()

@@ -6,7 +6,7 @@ own ``verify`` and ``parse``. One in ``APP_SHARE`` goes through the whole Flask
 application instead, with a router that keeps what it is given; one in ``FORGED_SHARE`` of
 those carries random bytes as its signature.
 
-Unexpected is: an exception, an answer that is neither 200 nor 4xx, a forged body that is not
+Unexpected is: an exception, an answer other than 200, 400 and (over 3 MB) 413, a forged body that is not
 refused with 401, a planted good message that is lost or out of order, a message that cannot
 travel on, a body that takes longer than ``SLOWEST`` seconds. Each body is made from the seed
 and its own number, so ``--only NUMBER`` brings one back.
@@ -35,7 +35,7 @@ from chatbot.channels.lenient import LONGEST_ID, LONGEST_NAME
 from chatbot.config import Settings
 from chatbot.errors import BadPayload, BadSignature
 from chatbot.messages import Message
-from chatbot.webhook import create_app
+from chatbot.webhook import MAX_BODY_BYTES, create_app
 from tests.fuzz.grammar import Body, build
 from tests.fuzz.router import Router
 from tests.system import APP_SECRET, sign
@@ -74,7 +74,10 @@ class Target:
     def check_app(self, body: Body) -> int:
         """Return the status of a signed body. Raises ``AssertionError``."""
         status = self.post(body.content, sign(body.content))
-        assert status == 200 or (400 <= status < 500 and not body.good), f"status {status}"
+        if len(body.content) > MAX_BODY_BYTES:
+            assert status == 413, f"status {status} for {len(body.content)} bytes"
+        else:
+            assert status == 200 or (status == 400 and not body.good), f"status {status}"
         if status == 200:
             check_messages([message for message in self.router.messages if message.user], body.good)
         return status

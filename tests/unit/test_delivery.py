@@ -372,8 +372,8 @@ def test_a_number_that_is_down_sends_nothing_and_somebody_is_called(store, provi
     assert provider.sent == ["b", "a"]
 
 
-def late(store, *, hours, user="ana"):
-    message = Message(user=user, id="late", text="?", channel="whatsapp", sent_at=store.now() - hours * 3600)
+def late(store, *, hours, user="ana", id_="late"):
+    message = Message(user=user, id=id_, text="?", channel="whatsapp", sent_at=store.now() - hours * 3600)
     assert store.commit_turn(store.begin_turn(message, seconds=60), "tarde")
 
 
@@ -387,6 +387,28 @@ def test_the_window_of_24_hours(store, provider, delivery, buried, hours, templa
     late(store, hours=hours)
     assert delivery.deliver("ana", holder="w") == 1
     assert (provider.sent, len(buried)) == (sent, dead)
+
+
+def test_late_replies_are_one_template_a_day(store, provider, delivery, buried):
+    store.move(10**8)
+    provider.reopening = Part("template")
+    for day in range(2):
+        for n in range(3):
+            late(store, hours=25, id_=f"{day}{n}")
+        assert delivery.deliver("ana", holder="w") == 3
+        store._redis.delete("chatbot:{ana}:told:reopening")  # a day goes by
+    assert (provider.sent, buried) == (["template"] * 2, [])
+    assert store.counts()["reopened"] == 2
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_window_the_channel_finds_closed_is_reopened_by_the_template(store, provider, delivery, buried, template):
+    provider.reopening = Part("template") if template else None
+    provider.script = [WindowClosed("131047")]
+    commit(store, "a")
+    assert delivery.deliver("ana", holder="w") == 1
+    assert provider.sent == (["template"] if template else [])
+    assert len(buried) == (0 if template else 1)
 
 
 def test_a_later_message_keeps_the_window_open(store, provider, delivery, buried):
