@@ -107,3 +107,11 @@ def test_the_readme_shows_every_setting():
     readme = (ROOT / "README.md").read_text()
     shown = readme.split("<!-- settings:begin -->")[1].split("<!-- settings:end -->")[0].strip()
     assert shown == config.table(), "run `chatbot settings` and paste"
+
+
+def test_the_portuguese_readme_names_the_same_settings_and_defaults():
+    def cells(text):
+        return [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `CHATBOT_")]
+
+    portuguese = (ROOT / "README.pt-BR.md").read_text()
+    assert cells(portuguese) == cells(config.table())
