@@ -15,6 +15,7 @@ from chatbot import config, topology
 from chatbot.contacts import Names
 from chatbot.errors import Permanent
 from chatbot.router import Router
+from chatbot.shards import ShardedRouter, sharded
 
 if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.agent import CrewAgent
@@ -44,9 +45,14 @@ class Chatbot:
         )
 
     @cached_property
-    def router(self) -> Router:
+    def router(self) -> Router | ShardedRouter:
         """Publishes to users' queues."""
-        return Router(self.celery, timeout=self.settings.publish_timeout, queue_arguments=self.queue_arguments)
+        shards = self.settings.broker_shards
+        return sharded(shards, own=self.settings.broker_url, connect=self._router) if shards else self._router()
+
+    def _router(self, url: str | None = None) -> Router:
+        timeout = self.settings.publish_timeout
+        return Router(self.celery, timeout=timeout, queue_arguments=self.queue_arguments, url=url)
 
     @cached_property
     def names(self) -> Names:

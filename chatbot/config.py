@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
 
     broker_url: str = Field("amqp://guest:guest@127.0.0.1:5672//", description="RabbitMQ (`memory://` in the demo)")
+    broker_shards: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="every broker, separated by commas, where users are spread over several"
+    )
     broker_management_url: str | None = Field(
         None, description="RabbitMQ's management API, for `chatbot doctor` (default: port 15672 of the broker)"
     )
@@ -171,6 +174,14 @@ class Settings(BaseSettings):
     def _broker(cls, url: str) -> str:
         return _url(url, {"amqp", "amqps", "pyamqp", "memory"}, "amqp://user:password@host:5672//")
 
+    @field_validator("broker_shards", mode="before")
+    @classmethod
+    def _shards(cls, urls: object) -> object:
+        if not isinstance(urls, str):
+            return urls
+        found = tuple(filter(None, (url.strip() for url in urls.split(","))))
+        return tuple(_url(url, {"amqp", "amqps", "pyamqp"}, "amqp://user:password@host:5672//") for url in found)
+
     @field_validator("channels", mode="before")
     @classmethod
     def _channels(cls, names: object) -> object:
@@ -215,6 +226,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 "CHATBOT_WHATSAPP_APP_SECRET and CHATBOT_WHATSAPP_VERIFY_TOKEN are the demo's, which everybody "
                 "knows; write your app's own"
+            )
+        if self.broker_shards and (
+            len(set(self.broker_shards)) < max(2, len(self.broker_shards)) or self.broker_url not in self.broker_shards
+        ):
+            raise ValueError(
+                "CHATBOT_BROKER_SHARDS names two brokers or more, each once, and CHATBOT_BROKER_URL is one of them: "
+                "the one that this process consumes from"
             )
         if "evolution" in self.channels and not (self.evolution_url and self.evolution_api_key):
             raise ValueError(
@@ -287,7 +305,7 @@ def table() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         given = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        default = "" if given is None else f"`{given}`"
+        default = "" if given in (None, "") else f"`{given}`"
         if name in {"agent_role", "agent_goal", "agent_backstory"}:
             default = "a friendly assistant in Brazilian Portuguese"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
@@ -305,7 +323,8 @@ def _explain(where: tuple[int | str, ...], what: str, given: object) -> str:
         return f"  {what}"
     name = str(where[0])
     name = name if name.isupper() else PREFIX + name.upper()
-    shown = "" if "KEY" in name or "SECRET" in name or "TOKEN" in name else f" (it is {given!r})"
+    secret = any(word in name for word in ("KEY", "SECRET", "TOKEN")) or "@" in str(given)
+    shown = "" if secret else f" (it is {given!r})"
     return f"  {name}: {what}{shown}"
 
 

@@ -58,6 +58,7 @@ class Router:
 
     ``timeout`` in seconds bounds each message: after it ``BrokerUnavailable`` is raised
     and the message counts as not taken. ``queue_arguments`` are those of ``chat.<user>``.
+    ``url`` is the broker's, by default that of ``celery``.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Router:
         *,
         timeout: float,
         queue_arguments: dict[str, Any],
+        url: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._celery = celery
@@ -79,6 +81,7 @@ class Router:
         self._step = timeout * STEP
         limits = dict.fromkeys(("read_timeout", "write_timeout", "connect_retries_timeout"), self._step)
         connection = celery.connection_for_write(
+            url,
             connect_timeout=self._step,
             transport_options={**limits, "confirm_publish": True, "max_retries": 1, "interval_start": 0.1},
         )
@@ -107,6 +110,10 @@ class Router:
         until = self.deadline() if deadline is None else deadline
         as_it_is: set[str] = set()
         return self._until_confirmed(until, lambda p: self._publish_message(p, message, queue, as_it_is, until))
+
+    def serves(self, user: str) -> bool:  # noqa: ARG002  # as with several brokers (``shards.py``)
+        """Return whether this process's workers serve ``user``: with one broker, all of them."""
+        return True
 
     def ping(self) -> None:
         """Return when the broker answers. Raises ``BrokerUnavailable``."""

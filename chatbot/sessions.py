@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 from amqp.exceptions import NotFound
@@ -17,17 +18,24 @@ from kombu import Connection
 from kombu.exceptions import ChannelError
 
 from chatbot import topology
-from chatbot.router import Router
 from chatbot.store import Store
 
 log = structlog.get_logger(__name__)
 
 
+class Opener(Protocol):
+    """What rescuing publishes, and for whom (``Router``)."""
+
+    def serves(self, user: str) -> bool: ...
+    def request_subscriber(self, queue: str) -> None: ...
+    def wake_sender(self, user: str, number: int) -> None: ...
+
+
 class Sessions:
-    """Closes and rescues the sessions of the whole cluster."""
+    """Closes and rescues the sessions of the users whom this process's broker serves."""
 
     def __init__(
-        self, celery: Celery, store: Store, router: Router, *, idle_timeout: float,
+        self, celery: Celery, store: Store, router: Opener, *, idle_timeout: float,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
@@ -53,6 +61,8 @@ class Sessions:
             # An embedded broker counts no consumers, and its workers end with it.
             embedded = connection.transport.driver_type == "memory"
             for user, active_at in self._store.sessions().items():
+                if not self._router.serves(user):
+                    continue
                 consumers = self._consumers(connection, topology.queue_name(user))
                 if consumers is None and active_at < now - self._idle_timeout:
                     self._store.end_session(user, unless_active_since=active_at)
@@ -64,7 +74,7 @@ class Sessions:
                 orphans = [queue for queue in orphans if self._consumers(connection, queue) == 0]
         for queue in orphans:
             self._router.request_subscriber(queue)
-        overdue = self._store.due_outboxes(before=now)
+        overdue = [user for user in self._store.due_outboxes(before=now) if self._router.serves(user)]
         for user in overdue:
             self._router.wake_sender(user, 0)
         rescued = {"reopened": len(orphans), "outboxes": len(overdue)}

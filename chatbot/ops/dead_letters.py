@@ -21,10 +21,12 @@ from kombu.exceptions import OperationalError
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable, ChatbotError, QueueFull
 from chatbot.messages import Media, Message
-from chatbot.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND, Router
+from chatbot.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
+    from chatbot.router import Router
+    from chatbot.shards import ShardedRouter
 
 #: Letters one command looks at, oldest first; it keeps them in memory and from other commands.
 MOST = 10_000
@@ -176,7 +178,7 @@ def choose(
     ]
 
 
-def replay(held: Held, letters: Sequence[Letter], router: Router) -> Iterator[Outcome]:
+def replay(held: Held, letters: Sequence[Letter], router: Router | ShardedRouter) -> Iterator[Outcome]:
     """Send ``letters`` back on their way, one after the other; yield what became of each.
 
     A message gets a turn of its own, whatever became of it before, and always the same one
@@ -333,7 +335,7 @@ def _death(headers: dict[str, Any]) -> tuple[str, str, float]:
     return user, _text(headers, "reason") or died, died_at
 
 
-def _send_back(letter: Letter, router: Router) -> None:
+def _send_back(letter: Letter, router: Router | ShardedRouter) -> None:
     if letter.message:
         router.route(replace(letter.message, replays=letter.message.replays + 1))
     else:

@@ -1,0 +1,84 @@
+"""Users spread over several brokers: who is where, and what is wrong with the settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from chatbot import config
+from chatbot.app import Chatbot
+from chatbot.config import Settings
+from chatbot.messages import Status
+from chatbot.shards import ShardedRouter, choose, name_of
+
+BROKERS = ["a:5672/", "b:5672/", "c:5672/"]
+USERS = [f"55119{n:08}" for n in range(3000)]
+
+
+def test_a_user_stays_where_they_are_in_any_order_for_good():
+    assert [choose(user, BROKERS) for user in USERS] == [choose(user, BROKERS[::-1]) for user in USERS]
+    known = {"5511999990001": "c:5672/", "5521988880002": "b:5672/", "BR.123": "b:5672/"}
+    assert {user: choose(user, BROKERS) for user in known} == known, "another answer moves everybody's users"
+
+
+def test_every_broker_has_its_share_and_one_more_takes_only_its_own():
+    before = {user: choose(user, BROKERS) for user in USERS}
+    assert all(900 < count < 1100 for count in Counter(before.values()).values())
+    after = {user: choose(user, [*BROKERS, "d:5672/"]) for user in USERS}
+    moved = [user for user in USERS if before[user] != after[user]]
+    assert all(after[user] == "d:5672/" for user in moved)
+    assert 650 < len(moved) < 850
+
+
+def test_a_broker_is_named_without_its_password():
+    assert name_of("amqps://me:secret@rabbit.example/chat") == "rabbit.example:5672/chat"
+    assert name_of("amqp://other@rabbit.example:5672/chat") == "rabbit.example:5672/chat"
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        "amqp://a//",
+        "amqp://a//,amqp://a//",
+        "amqp://b//,amqp://c//",
+        "memory://,amqp://a//",
+        "amqp://me:secret@,amqp://a//",
+    ],
+)
+def test_wrong_shards_are_named_without_a_password(monkeypatch, tmp_path, shards):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHATBOT_BROKER_URL", "amqp://a//")
+    monkeypatch.setenv("CHATBOT_BROKER_SHARDS", shards)
+    with pytest.raises(config.SettingsError, match="CHATBOT_BROKER_SHARDS") as caught:
+        config.load()
+    assert "secret" not in str(caught.value)
+
+
+class Recording:
+    """A router that keeps which of its methods were called."""
+
+    def __init__(self):
+        self.called = []
+
+    def __getattr__(self, name):
+        return lambda *arguments, **_: self.called.append((name, *arguments))
+
+
+def test_a_status_goes_where_its_reply_came_from():
+    routers = {name: Recording() for name in BROKERS}
+    router = ShardedRouter(routers, own="a:5672/")
+    for user in USERS[:50]:
+        status = Status("wamid.1", "sent", callback=f"{user}:3:0")
+        router.report(status)
+        router.wake_sender(user, 3)
+        reported, woken = routers[choose(user, BROKERS)].called[-2:]
+        assert (reported, woken) == (("report", status), ("wake_sender", user, 3))
+        assert router.serves(user) == (choose(user, BROKERS) == "a:5672/")
+
+
+def test_one_broker_is_no_shard():
+    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://"))
+    assert not isinstance(bot.router, ShardedRouter)
+    assert bot.router.serves("anybody")
+    bot.close()
