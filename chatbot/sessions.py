@@ -60,10 +60,11 @@ class Sessions:
         with self._celery.connection_for_read() as connection:
             # An embedded broker counts no consumers, and its workers end with it.
             embedded = connection.transport.driver_type == "memory"
+            look = _Look(connection)
             for user, active_at in self._store.sessions().items():
                 if not self._router.serves(user):
                     continue
-                consumers = self._consumers(connection, topology.queue_name(user))
+                consumers = look.consumers(topology.queue_name(user))
                 if consumers is None and active_at < now - self._idle_timeout:
                     self._store.end_session(user, unless_active_since=active_at)
                 elif consumers == 0 and not embedded:
@@ -71,7 +72,7 @@ class Sessions:
             if orphans:
                 # A session that is being closed has no consumer either, but not for long.
                 self._sleep(2 * topology.UNBOUND_SECONDS)
-                orphans = [queue for queue in orphans if self._consumers(connection, queue) == 0]
+                orphans = [queue for queue in orphans if look.consumers(queue) == 0]
         for queue in orphans:
             self._router.request_subscriber(queue)
         overdue = [user for user in self._store.due_outboxes(before=now) if self._router.serves(user)]
@@ -82,15 +83,23 @@ class Sessions:
             log.warning("sessions.rescued", **rescued)
         return rescued
 
-    def _consumers(self, connection: Connection, queue: str) -> int | None:
-        """Return how many consume a queue; ``None`` where there is no such queue."""
-        try:
-            with connection.channel() as amqp_channel:
-                return int(amqp_channel.queue_declare(queue, passive=True).consumer_count)
-        except (NotFound, ChannelError):
-            return None
-
     def live(self) -> dict[str, dict[str, object]]:
         """Return who is being served: user → worker, seconds idle, busy or not."""
         answers = self._celery.control.inspect(timeout=1.0)._request("live_sessions") or {}  # noqa: SLF001  # as its own commands do
         return {user: {"worker": worker, **state} for worker, users in answers.items() for user, state in users.items()}
+
+
+class _Look:
+    """Looks at queues over one channel, which the broker closes where there is no such queue."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._amqp_channel = connection.channel()
+
+    def consumers(self, queue: str) -> int | None:
+        """Return how many consume a queue; ``None`` where there is no such queue."""
+        try:
+            return int(self._amqp_channel.queue_declare(queue, passive=True).consumer_count)
+        except (NotFound, ChannelError):
+            self._amqp_channel = self._connection.channel()
+            return None
