@@ -37,7 +37,7 @@ SEED     ?= 1
 chaos: setup  ## break everything while people write: MESSAGES=20000 FAULTS=100 SEED=7
 	@$(BIN)/python -m tests.faults.chaos --messages $(MESSAGES) --faults $(FAULTS) --seed $(SEED)
 
-bench: setup  ## compare and print ratios: ONLY=router,webhook QUICK=1
+bench: setup  ## compare and print ratios: ONLY=router,open QUICK=1
 	@$(BIN)/python -m tests.benchmarks --only "$(ONLY)" $(if $(QUICK),--quick)
 
 pace: setup  ## replies at the rates Meta takes, against the best possible schedule
