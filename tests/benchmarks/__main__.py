@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench import note, servers
 
-NAMES = ("router", "open", "start")
+NAMES = ("router", "open", "webhook", "start")
 
 
 def main() -> None:
