@@ -38,7 +38,8 @@ PROBE = "probe"
 class Workers(AbstractContextManager["Workers"]):
     """``count`` workers on ``queues`` (as ``celery worker -Q``), ready inside the block.
 
-    ``app`` is what ``celery -A`` is given; it tells a ``Tally``. ``settings`` are the chatbot's, for them and for ``bot``, which publishes to them.
+    ``app`` is what ``celery -A`` is given; it tells a ``Tally``. ``settings`` are the
+    chatbot's, for them and for ``bot``, which publishes to them.
     """
 
     def __init__(
