@@ -1,16 +1,12 @@
 """What ``workers.py`` starts: the chatbot's own Celery app, whose turns do nothing.
 
 ``celery -A tests.benchmarks.noop worker``. A message travels the real way up to the task
-``chatbot.answer``; only stage 4, which it calls, is left out. Turns are told to Redis by a
-thread of its own, so that none waits for being counted.
+``chatbot.answer``; only stage 4, which it calls, is left out.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-import time
 
 import redis
 from celery import signals
@@ -19,9 +15,7 @@ from kombu import Queue
 from chatbot import topology
 from chatbot.app import from_environment
 from chatbot.messages import Message
-from tests.benchmarks.workers import BEGAN, DONE, PROBE, STATIC
-
-TELL_SECONDS = 0.02
+from tests.benchmarks.workers import BEGAN, PROBE, STATIC, Tally
 
 
 class NoTurns:
@@ -29,27 +23,13 @@ class NoTurns:
 
     def __init__(self, store: redis.Redis) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._done, self._last = 0, 0.0
+        self.tally = Tally(store)
 
     def answer(self, message: Message) -> None:
         """Count; of a probe, tell when it began."""
-        now = time.monotonic()
-        with self._lock:
-            self._done, self._last = self._done + 1, now
+        now = self.tally.count()
         if message.id.startswith(PROBE):
             self._store.hset(BEGAN, message.id, now)
-
-    def tell(self) -> None:
-        """Tell how many turns there were, beginning with none, for as long as the process lives."""
-        told = -1
-        while True:
-            with self._lock:
-                done, last = self._done, self._last
-            if done != told:
-                self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
-                told = done
-            time.sleep(TELL_SECONDS)
 
 
 def _static_queues(arguments: list[str]) -> list[str]:
@@ -69,4 +49,4 @@ bot.conversation, bot.agent = turns, None
 
 @signals.worker_ready.connect
 def _tell(**_: object) -> None:
-    threading.Thread(target=turns.tell, daemon=True).start()
+    turns.tally.start()

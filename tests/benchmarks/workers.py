@@ -1,4 +1,4 @@
-"""Workers whose turns do nothing (``noop.py``): started, held and counted from outside.
+"""Workers started, held and counted from outside; by default their turns do nothing (``noop.py``).
 
 What they tell in Redis (one database for each ``Workers``):
 
@@ -13,6 +13,8 @@ All moments are those of ``time.monotonic()``, which is one clock for the whole 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from chatbot.config import Settings
 from tests.servers import PYTHON, Process, RabbitMQ, Redis, wait_until
 
 THREADS = 32
+TELL_SECONDS = 0.02
 DONE, BEGAN = "bench:done", "bench:began"
 #: The queue of Celery's own way.
 STATIC = "static"
@@ -35,12 +38,13 @@ PROBE = "probe"
 class Workers(AbstractContextManager["Workers"]):
     """``count`` workers on ``queues`` (as ``celery worker -Q``), ready inside the block.
 
-    ``settings`` are the chatbot's, for them and for ``bot``, which publishes to them.
+    ``app`` is what ``celery -A`` is given; it tells a ``Tally``. ``settings`` are the
+    chatbot's, for them and for ``bot``, which publishes to them.
     """
 
     def __init__(
         self, name: str, folder: Path, rabbitmq: RabbitMQ, redis_server: Redis, queues: str, *, db: int, count: int,
-        options: tuple[str, ...] = (), **settings: Any,
+        options: tuple[str, ...] = (), app: str = "tests.benchmarks.noop", threads: int = THREADS, **settings: Any,
     ) -> None:  # fmt: skip
         self.settings = {
             "env": "test",
@@ -57,7 +61,7 @@ class Workers(AbstractContextManager["Workers"]):
             "C_FORCE_ROOT": "1",
         }
         command = [
-            PYTHON, "-m", "celery", "-A", "tests.benchmarks.noop", "worker", "-P", "threads", "-c", str(THREADS),
+            PYTHON, "-m", "celery", "-A", app, "worker", "-P", "threads", "-c", str(threads),
             "-Q", queues, "--without-gossip", "--without-mingle", *options,
         ]  # fmt: skip
         self.processes = [
@@ -111,6 +115,36 @@ class Workers(AbstractContextManager["Workers"]):
         finally:
             for process in self.processes:
                 process.resume()
+
+
+class Tally:
+    """A worker's side: counts turns and tells them by a thread of its own, so that none waits for being counted."""
+
+    def __init__(self, store: redis.Redis) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._done, self._last = 0, 0.0
+
+    def count(self) -> float:
+        """Count one turn; return the moment."""
+        now = time.monotonic()
+        with self._lock:
+            self._done, self._last = self._done + 1, now
+        return now
+
+    def start(self) -> None:
+        """Tell from now on, beginning with none, for as long as the process lives."""
+        threading.Thread(target=self._tell, daemon=True).start()
+
+    def _tell(self) -> None:
+        told = -1
+        while True:
+            with self._lock:
+                done, last = self._done, self._last
+            if done != told:
+                self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
+                told = done
+            time.sleep(TELL_SECONDS)
 
 
 def chatbot(settings: dict[str, Any]) -> Chatbot:
