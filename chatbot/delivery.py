@@ -41,8 +41,9 @@ LONGEST_SLEEP = 2.0
 #: Whoever comes so late to its place would crowd those behind: it asks for another, a few times.
 LATE_SECONDS = 0.05
 PLACES = 5
-#: Below what the channel allows: what is sent on time arrives a little early or late.
-HEADROOM = 0.95
+#: Below what the channel allows, for a pair and for a number: what is sent on time arrives a
+#: little early or late, and for a number by many senders.
+HEADROOM, NUMBER_HEADROOM = 0.95, 0.93
 #: A channel that refuses us altogether is asked again this often; its people are called this often.
 DOWN_SECONDS = 60.0
 ALERT_SECONDS = 3600.0
@@ -295,7 +296,7 @@ class Delivery:
 
     def _limits(self, to: Message) -> Limits | None:
         limits = self._sender(to).limits
-        return limits and Limits(limits.per_second * HEADROOM, limits.pair_seconds / HEADROOM, limits.pair_burst)
+        return limits and Limits(limits.per_second * NUMBER_HEADROOM, limits.pair_seconds / HEADROOM, limits.pair_burst)
 
     def _may_send_again(self, claimed: Claimed, doubt_since: float) -> bool:
         """Return whether a part in doubt was silent for long enough; wait for its status until then."""

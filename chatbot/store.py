@@ -27,7 +27,7 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:{<user>}:told:<what>``       string  present while the user need not be told again
 ``chatbot:{<user>}:pace``              string  Unix time from which the user's burst is whole again
 ``chatbot:{<user>}:refused``           string  how often in a row the channel said "too fast" to the pair
-``chatbot:pace:<account>``             string  Unix time from which the number may send again
+``chatbot:pace:<account>``             string  Unix time from which the number may send again, and that of its first
 ``chatbot:alerted:<what>``             string  present while nobody need be called again
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
@@ -68,6 +68,9 @@ QUOTED_SECONDS = 30 * 86_400
 #: than this and twice the rest, it is no longer "in a row".
 LONGEST_REST_SECONDS = 3600.0
 FIRST_AGAIN_SECONDS = 60
+#: A number that rested is slower at first: its first calls open connections and take longer
+#: than those behind them, so at full rate they would arrive crowded, and be refused.
+WARM_UP_SECONDS, WARM_UP_SLOWER = 1.0, 1.33
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,12 +393,16 @@ class Store:
         """Take the next place of ``account`` and of ``user`` in their schedules, for all senders.
 
         With ``missed`` the place before was not used in time: only the account's is taken anew.
+        A number that rested warms up first (``WARM_UP_SECONDS``).
 
         Returns ``(True, s)``: send in ``s`` seconds (``longest`` at most), or ``(False, s)``:
         nothing is taken, ask again in ``s`` seconds.
         """
         keys = [_key(user, "pace"), _pace(account)]
-        arguments = [self._clock(), limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed)]
+        arguments = [
+            self._clock(), limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed),
+            WARM_UP_SECONDS, WARM_UP_SLOWER,
+        ]  # fmt: skip
         with _reachable():
             taken, wait = self._script["pace"](keys, arguments)
         return bool(taken), float(wait)

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,19 @@ class Process:
         if not self.log.exists():
             return ""
         return self.log.read_bytes()[self._started_at if since_start else 0 :].decode(errors="replace")
+
+
+@contextmanager
+def held(processes: Iterable[Process]) -> Iterator[None]:
+    """Hold processes inside the block; their connections stay."""
+    processes = list(processes)
+    for process in processes:
+        process.pause()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 class RabbitMQ:

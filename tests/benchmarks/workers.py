@@ -15,16 +15,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import redis
 
 from chatbot.app import Chatbot
 from chatbot.config import Settings
-from tests.servers import PYTHON, Process, RabbitMQ, Redis, wait_until
+from tests.servers import PYTHON, Process, RabbitMQ, Redis, held, wait_until
 
 THREADS = 32
 TELL_SECONDS = 0.02
@@ -44,7 +45,8 @@ class Workers(AbstractContextManager["Workers"]):
 
     def __init__(
         self, name: str, folder: Path, rabbitmq: RabbitMQ, redis_server: Redis, queues: str, *, db: int, count: int,
-        options: tuple[str, ...] = (), app: str = "tests.benchmarks.noop", threads: int = THREADS, **settings: Any,
+        options: tuple[str, ...] = (), app: str = "tests.benchmarks.noop", threads: int = THREADS,
+        environment: Mapping[str, str] = MappingProxyType({}), **settings: Any,
     ) -> None:  # fmt: skip
         self.settings = {
             "env": "test",
@@ -58,6 +60,7 @@ class Workers(AbstractContextManager["Workers"]):
         env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")},
             **{f"CHATBOT_{name.upper()}": str(value) for name, value in self.settings.items()},
+            **environment,
             "C_FORCE_ROOT": "1",
         }
         command = [
@@ -105,16 +108,9 @@ class Workers(AbstractContextManager["Workers"]):
         """Return the moment at which the turn of that message began, once it did."""
         return float(wait_until(lambda: self._store.hget(BEGAN, probe), what=f"turn of {probe}", every=0.002))
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Hold them inside the block; their connections stay."""
-        for process in self.processes:
-            process.pause()
-        try:
-            yield
-        finally:
-            for process in self.processes:
-                process.resume()
+        return held(self.processes)
 
 
 class Tally:

@@ -7,7 +7,6 @@ Graph API. Skipped where there is no npm, or no package registry can be reached.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -21,11 +20,11 @@ from werkzeug.serving import make_server
 from chatbot.channels.cloud_payload import parse
 from chatbot.simulator import Simulator, create_app
 from chatbot.simulator.faults import Fault
+from tests import npm
 from tests.payloads import FIXTURES, PAYLOADS, body_of
 
 PACKAGE, VERSION = "@kapso/whatsapp-cloud-api", "0.3.0"
 SCRIPT = Path(__file__).with_name("kapso.mjs")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chatbot-tests" / f"kapso-{VERSION}"
 NUMBER = "100000000000001"
 
 BODIES = sorted([*FIXTURES.glob("*.json"), *(PAYLOADS.glob("*.json") if PAYLOADS.is_dir() else ())])
@@ -38,18 +37,10 @@ def package() -> Path:
     """The folder the package is installed in."""
     if not (shutil.which("npm") and shutil.which("node")):
         pytest.skip("npm and node are not installed")
-    if not (CACHE / "node_modules" / PACKAGE / "package.json").exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=30000"]
-        command = ["npm", "install", "--prefix", str(CACHE), *quiet, f"{PACKAGE}@{VERSION}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm did not finish: the package registry cannot be reached")
-        if done.returncode != 0:
-            why = next((line for line in done.stderr.splitlines() if "error code" in line), f"exit {done.returncode}")
-            pytest.skip(f"npm could not install {PACKAGE}@{VERSION}: {why}")
-    return CACHE
+    try:
+        return npm.package(f"{PACKAGE}@{VERSION}")
+    except npm.NotInstalled as err:
+        pytest.skip(str(err))
 
 
 def kapso(package: Path, *arguments: str, given: str = "") -> Any:

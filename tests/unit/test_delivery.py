@@ -9,10 +9,10 @@ import threading
 import pytest
 
 from chatbot import delivery as delivery_module
-from chatbot.delivery import CLAIM_SECONDS, HEADROOM, Delivery
+from chatbot.delivery import CLAIM_SECONDS, HEADROOM, NUMBER_HEADROOM, Delivery
 from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
 from chatbot.messages import Limits, Message, Part, Status
-from chatbot.store import Store, connect
+from chatbot.store import WARM_UP_SLOWER, Store, connect
 
 fresh = itertools.count()
 
@@ -295,7 +295,8 @@ def test_one_number_and_one_person_keep_their_pace_together(store, provider, del
     began = store.now()
     assert delivery.deliver("ana", holder="w1") == 3
     assert provider.sent == ["1", "2", "3"]
-    assert slept == pytest.approx([0.1 / HEADROOM] * 2, abs=1e-5), "the number's pace is slept through"
+    apart = WARM_UP_SLOWER * 0.1 / NUMBER_HEADROOM
+    assert slept == pytest.approx([apart] * 2, abs=1e-5), "the number's pace is slept through"
     [(user, number, pause)] = outbound.woken
     assert (user, number) == ("ana", 4)
     assert store.now() + pause == pytest.approx(began + 6 / HEADROOM, abs=0.01), "then one every 6 s"
@@ -314,7 +315,7 @@ def test_whoever_comes_late_to_its_place_takes_another(store, provider, delivery
     assert delivery.deliver("ana", holder="w") == 2
     assert len(slept) == 1, "late, it finds the next place free at once"
     assert store.pace("bia", "whatsapp:", delivery._limits(Message("bia", "x", "", channel="whatsapp")), longest=1) == (
-        True, pytest.approx(0.1 / HEADROOM, abs=1e-4),
+        True, pytest.approx(WARM_UP_SLOWER * 0.1 / NUMBER_HEADROOM, abs=1e-4),
     )  # fmt: skip
 
 

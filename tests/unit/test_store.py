@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import Transient
 from chatbot.messages import Limits, Message
-from chatbot.store import FIRST_AGAIN_SECONDS, Busy, Store, TurnUnderWay, connect
+from chatbot.store import FIRST_AGAIN_SECONDS, WARM_UP_SECONDS, WARM_UP_SLOWER, Busy, Store, TurnUnderWay, connect
 
 fresh = itertools.count()
 
@@ -214,15 +214,32 @@ def test_places_of_a_number_are_apart_whoever_takes_them(store, clock):
     with ThreadPoolExecutor(8) as pool:
         places = list(pool.map(lambda n: store.pace(f"user {n}", "whatsapp:1", limits, longest=5.0), range(60)))
     waits = sorted(wait for taken, wait in places if taken)
-    assert waits == pytest.approx([n / 10 for n in range(51)], abs=1e-4), "one each, as far as anybody sleeps"
-    assert [wait for taken, wait in places if not taken] == pytest.approx([5.1] * 9, abs=1e-4), "the others come back"
+    slow = 1 + int(WARM_UP_SECONDS * 10 / WARM_UP_SLOWER)
+    warm = slow * WARM_UP_SLOWER / 10
+    expected = [*(n * WARM_UP_SLOWER / 10 for n in range(slow)), *(warm + n / 10 for n in range(60))]
+    expected = [wait for wait in expected if wait <= 5.0]
+    assert waits == pytest.approx(expected, abs=1e-4), "one each, slower at first, as far as anybody sleeps"
+    late = [wait for taken, wait in places if not taken]
+    assert late == pytest.approx([expected[-1] + 0.1] * (60 - len(expected)), abs=1e-4), "the others come back"
+
+
+def test_a_number_that_rested_warms_up_again(store, clock):
+    limits = Limits(per_second=10, pair_seconds=6, pair_burst=45)
+    steps = []
+    for _ in range(2):
+        places = [store.pace("ana", "whatsapp:1", limits, longest=5.0)[1] for _ in range(20)]
+        steps.append([after - before for before, after in itertools.pairwise(places)])
+        clock.now += 10
+    assert steps[0] == pytest.approx(steps[1], abs=1e-4)
+    assert steps[0][0] == pytest.approx(WARM_UP_SLOWER / 10, abs=1e-4)
+    assert steps[0][-1] == pytest.approx(1 / 10, abs=1e-4)
 
 
 def test_a_missed_place_costs_the_pair_nothing(store, clock):
     limits = Limits(per_second=10, pair_seconds=6, pair_burst=1)
     assert store.pace("ana", "whatsapp:1", limits, longest=1.0) == (True, 0.0)
     taken, wait = store.pace("ana", "whatsapp:1", limits, longest=1.0, missed=True)
-    assert (taken, wait) == (True, pytest.approx(0.1))
+    assert (taken, wait) == (True, pytest.approx(WARM_UP_SLOWER / 10))
     taken, wait = store.pace("ana", "whatsapp:1", limits, longest=1.0)
     assert (taken, wait) == (False, pytest.approx(6.0))
 
