@@ -56,6 +56,7 @@ LEAVE_SECONDS = 30.0
 LEAVE = "chatbot.leave"
 #: Broker calls made in one go before the event loop gets its turn again.
 SLICE = 20
+PAUSE_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -90,11 +91,17 @@ class Session:
 
 @dataclass(slots=True)
 class _Loop:
-    """Work for the event loop, done in slices so that heartbeats and acks keep flowing."""
+    """Work for the event loop, done in slices so that heartbeats and acks keep flowing.
 
-    soon: Callable[[Callable[[], None]], Any]
+    ``later`` calls a function on the loop after so many seconds. Kombu's loop runs ten due
+    timers and then waits for an event, up to a second, even where more are due. So one timer
+    stands for any number of steps, and between two slices there is a real, short pause.
+    """
+
+    later: Callable[[float, Callable[[], None]], Any]
     channel_errors: tuple[type[Exception], ...]
     work: deque[Callable[[], None]] = field(default_factory=deque)
+    delayed: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)
     awake: bool = False
     closed: bool = False
 
@@ -102,6 +109,20 @@ class _Loop:
         """Do nothing more: what is left belongs to a connection that is gone."""
         self.closed = True
         self.work.clear()
+        self.delayed.clear()
+
+    def add_later(self, seconds: float, step: Callable[[], None]) -> None:
+        """Add a step ``seconds`` from now, which are the same for all steps."""
+        self.delayed.append((time.monotonic() + seconds, step))
+        if len(self.delayed) == 1:
+            self.later(seconds, self._add_due)
+
+    def _add_due(self) -> None:
+        now = time.monotonic()
+        while self.delayed and self.delayed[0][0] <= now:
+            self.add(self.delayed.popleft()[1])
+        if self.delayed:
+            self.later(self.delayed[0][0] - now, self._add_due)
 
     def add(self, step: Callable[[], None]) -> None:
         if self.closed:
@@ -111,7 +132,7 @@ class _Loop:
         self.work.append(step)
         if not self.awake:
             self.awake = True
-            self.soon(self._run)
+            self.later(0.0, self._run)
 
     def _run(self) -> None:
         try:
@@ -125,7 +146,7 @@ class _Loop:
             self.awake = False
             if self.work:
                 self.awake = True
-                self.soon(self._run)
+                self.later(PAUSE_SECONDS, self._run)
 
 
 class Subscriptions(bootsteps.StartStopStep):
@@ -158,7 +179,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._virtual = consumer.connection.transport.driver_type == "memory"
         self._handle = consumer.create_task_handler()
         self._accept = prepare_accept_content(consumer.app.conf.accept_content)
-        self._loop = _Loop(self._soon, tuple(consumer.channel_errors))
+        self._loop = _Loop(self._later, tuple(consumer.channel_errors))
         self._stopping = False
         self.sessions = {}
         self._amqp_channel: Any = None
@@ -227,13 +248,13 @@ class Subscriptions(bootsteps.StartStopStep):
         ):
             next(loop)
 
-    def _soon(self, call: Callable[[], None]) -> None:
-        if self._consumer.hub is None:
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._consumer.hub is None:  # a virtual broker, where nothing is added for later
             self._consumer.call_soon(call)
         else:
             # Not hub.call_soon: what that is given by a callback of its own waits for the
             # next event or for a second. Due timers are looked at before every wait.
-            self._consumer.hub.call_later(0, call)
+            self._consumer.hub.call_later(seconds, call)
 
     # -- opening ----------------------------------------------------------------
 
@@ -401,7 +422,7 @@ class Subscriptions(bootsteps.StartStopStep):
             self._end(session, ours)
             return
         self._admin.queue_unbind(session.queue, exchange=topology.CHAT.name, routing_key=session.queue)
-        self._consumer.timer.call_after(topology.UNBOUND_SECONDS, self._loop.add, (partial(self._end, session, ours),))
+        self._loop.add_later(topology.UNBOUND_SECONDS, partial(self._end, session, ours))
 
     def _end(self, session: Session, ours: Any) -> None:
         """Delete the queue of a session that is no longer consumed; open it again if it is in use."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench import note, servers
 
-NAMES = ("router", "open", "order", "webhook", "llm_bound", "start")
+NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "start")
 
 
 def main() -> None:

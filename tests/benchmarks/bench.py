@@ -6,6 +6,7 @@ once a round, in turn, so that a machine whose speed drifts is the same for all.
 
 from __future__ import annotations
 
+import resource
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from tests.servers import RabbitMQ, Redis
 #: A benchmark's figures by name: ``{"ratio": 0.93, "goal": 0.9, …}``, numbers that JSON can hold.
 Figures = dict[str, Any]
 ROUNDS = 5
+#: Descriptors of a broker beside those of its queues.
+DESCRIPTORS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,20 @@ def servers(folder: Path, *, quick: bool) -> Iterator[Bench]:
             stack.callback(server.close)
             server.start()
         yield Bench(folder, rabbitmq, redis, quick)
+
+
+def allow_queues(count: int) -> int:
+    """Let brokers that start from now on have open files for so many queues (one each on RabbitMQ 3).
+
+    Returns the count, or how many this machine has room for where that is fewer.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most < count + DESCRIPTORS:
+        note(f"  {most} open files are allowed (`ulimit -Hn`): {most - DESCRIPTORS} queues instead of {count}")
+    return min(count, most - DESCRIPTORS)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -9,7 +9,6 @@ publishes without waiting for the worker's answer, the cheapest way that loses n
 from __future__ import annotations
 
 import itertools
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +20,12 @@ import kombu
 from chatbot import topology
 from chatbot.messages import Message
 from chatbot.router import ANSWER, declare_user_queue
-from tests.benchmarks.bench import Bench, Figures, note, percentile, ratio, table
+from tests.benchmarks.bench import Bench, Figures, allow_queues, note, percentile, ratio, table
 from tests.benchmarks.workers import PROBE, STATIC, Workers
 from tests.servers import RabbitMQ, wait_until
 
 GOAL, GOAL_CELERY = 1.3, 10.0
 FEW, MANY, CELERY = "few live", "many live", "add_consumer"
-#: Descriptors of a broker beside those of its queues (one each on RabbitMQ 3).
-DESCRIPTORS = 1_000
 
 
 def run(bench: Bench) -> Figures:
@@ -39,7 +36,7 @@ def run(bench: Bench) -> Figures:
         CELERY: bench.scaled(5_000, quick=200),
     }
     probes = bench.scaled(40, quick=10)
-    _allow_descriptors(max(live.values()) + DESCRIPTORS)
+    live = {name: allow_queues(count) for name, count in live.items()}
     with _places(bench, live) as places:
         medians = bench.interleave(
             {name: lambda place=place: place.open(probes) for name, place in places.items()}, what="s to open"
@@ -152,11 +149,3 @@ def _fill(workers: Workers, count: int) -> None:
                 lambda queue=queue: declare_user_queue(channel, queue, workers.bot.queue_arguments),
                 seconds=300, what=f"consumer of {queue}",
             )  # fmt: skip
-
-
-def _allow_descriptors(needed: int) -> None:
-    """Let the brokers have as many open files as they may. Raises ``RuntimeError`` where that is too few."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < needed:
-        raise RuntimeError(f"{needed} open files are needed, {most} are allowed; see `ulimit -n`")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
