@@ -51,6 +51,11 @@ def accepts(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
+def end_in_order() -> None:
+    """Have SIGTERM end this program as Ctrl-C does, so that what it started is ended too."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 class Process:
     """One process of ours, in a group of its own, with its output in a file."""
 

@@ -10,12 +10,14 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.benchmarks.bench import note, servers
+from tests.servers import end_in_order
 
 NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "start")
 
 
 def main() -> None:
     """Run what was asked for, each on servers of its own, and print the figures of all."""
+    end_in_order()
     options = argparse.ArgumentParser(description="Benchmarks on private servers; the last line is JSON.")
     options.add_argument("--only", default="", help=f"some of: {','.join(NAMES)}")
     options.add_argument("--quick", action="store_true", help="each within 40 s")

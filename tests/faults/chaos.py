@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import random
-import signal
 import sys
 import tempfile
 import threading
@@ -33,7 +32,7 @@ from tests.faults.faults import Faults, Happened
 from tests.faults.load import Load
 from tests.faults.verdict import judge
 from tests.proxy import TcpProxy
-from tests.servers import RabbitMQ, Redis, wait_until
+from tests.servers import RabbitMQ, Redis, end_in_order, wait_until
 from tests.stub_llm import StubLLM
 from tests.system import System
 
@@ -234,7 +233,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--keep", type=Path, help="folder for logs, kept (by default a temporary one)")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every clean-up
+    end_in_order()
     with ExitStack() as stack:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatbot-chaos-")))
         figures = chaos(

@@ -17,7 +17,7 @@ from typing import Any
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.messages import Message
-from tests.servers import RabbitMQ, Redis, held, wait_until
+from tests.servers import RabbitMQ, Redis, end_in_order, held, wait_until
 from tests.system import PHONE_NUMBER_ID, System
 
 ONE = "5511988880000"
@@ -109,6 +109,7 @@ def test_two_senders_deliver_everything_in_order_at_the_pace_of_the_channel(tmp_
 
 def main() -> None:
     """Send at Meta's rates; print the figures as one JSON line."""
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="chatbot-pace-") as name:
         folder = Path(name)
         with closing(RabbitMQ(folder / "rabbitmq")) as rabbitmq, closing(Redis(folder / "redis")) as redis:
