@@ -113,6 +113,12 @@ class Process:
             raise RuntimeError("not started")
         return self._popen.pid
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time it used so far, to a hundredth of a second."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
     def _signal(self, number: int) -> None:
         if self._popen is None:
             return

@@ -1,8 +1,9 @@
 """How many machines a number of users needs, from what was measured: ``python -m tests.benchmarks.plan``.
 
-``--users`` a day, who write ``--messages`` each. The costs are those of ``COSTS``, each with the
-command that measures it; ``check`` compares the plan with points that were measured as a whole.
-What people do is an assumption and stands in ``Load``.
+``--users`` a day, who write ``--messages`` each. What things cost is measured and stands in
+``Costs``, each with the benchmark that measures it; what people do and how full a machine may be
+are assumptions and stand in ``Load``. Ends with what the same costs predict for points that were
+measured as a whole.
 """
 
 from __future__ import annotations
@@ -10,112 +11,155 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
+from chatbot.config import Settings
+from chatbot.store import DEDUPE_SECONDS, QUOTED_SECONDS
 from tests.benchmarks.bench import table
+
+GIB = 1024.0**2  # KiB in one
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured, on one core of the machine that README names, unless said otherwise."""
+    """What was measured on the machine that README names; CPU is milliseconds of one core."""
 
-    webhook_cpu_ms: float = 2.8  # a message's POST, by web (`ONLY=webhook`: 2 cores ÷ requests/s)
-    turn_cpu_ms: float = 12.0  # a turn with CrewAI, by worker (`ONLY=llm_bound`)
-    send_cpu_ms: float = 8.0  # a reply of one part, by sender
-    broker_cpu_ms: float = 0.6  # a message through the broker, both ways
-    worker_session_kib: float = 10.0  # `ONLY=scale`
-    broker_session_kib: float = 50.0  # `ONLY=scale`
-    worker_mib: float = 180.0  # a worker's own, CrewAI in it (`ONLY=start`)
-    conversation_kib: float = 12.0  # in Redis, 20 turns of 200 characters
-    redis_commands: float = 14.0  # of a message, from webhook to delivered (tests/integration/test_turn_costs.py)
-    broker_sessions: int = 20_000  # live on one broker, all subscribed again in time (`ONLY=scale`)
+    webhook_cpu: float = 2.8  # a POST with one message, the broker's share in it (`ONLY=webhook`)
+    turn_cpu: float = 12.0  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
+    send_cpu: float = 8.0  # a reply of one part in the sender
+    worker_kib: float = 180.0 * 1024  # a worker without sessions (`ONLY=start`)
+    worker_session_kib: float = 10.0  # (`ONLY=scale`)
+    broker_session_kib: float = 50.0  # (`ONLY=scale`)
+    broker_sessions: int = 19_000  # live on one broker, all served again in time (`ONLY=scale`)
+    redis_user_kib: float = 13.9  # (`ONLY=store`)
+    redis_message_kib: float = 1.2  # as long as it is known when delivered again (`ONLY=store`)
+    redis_sent_kib: float = 0.2  # after that, as long as it can be quoted
+    redis_calls: int = 9  # of a message, until its statuses are in (tests/integration/test_turn_costs.py)
+    redis_call_cpu: float = 0.046  # (`ONLY=store`)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What people do, and what one unit takes."""
+    """What people do, and how much one unit may be given to do."""
 
-    users: int
-    messages: int = 10
-    busiest_hour: float = 0.10  # of the day's messages
+    users: int  # a day
+    messages: int = 10  # each of them writes a day, in one visit
+    busiest_hour: float = 0.10  # its share of a day's messages
     seconds_between: float = 30.0  # two messages of one visit
-    idle_timeout: float = 1800.0
+    idle_timeout: float = float(Settings.model_fields["idle_timeout"].default)
     llm_seconds: float = 2.0
-    threads: int = 32  # of a worker
-    busy: float = 0.7  # of a core, at most
-    redis_commands_per_second: float = 100_000.0  # of one Redis
-    number_per_second: float = 80.0  # replies a WhatsApp number may send (Meta; up to 1,000 on request)
+    threads: int = 32  # of a worker (`Procfile`)
+    full: float = 0.7  # of a core, or of a worker's threads
+    redis_gib: float = 64.0  # of one Redis
+    number_per_second: float = 80.0  # replies of one WhatsApp number; Meta raises it to 1,000
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is needed in the busiest hour; GiB of memory."""
+    """What is needed in the busiest hour; memory in GiB, of all together."""
 
     messages_per_second: float
     live_sessions: int
     web_cores: int
     workers: int
     worker_cores: int
-    worker_gib: float
+    worker_memory: float
     sender_cores: int
     brokers: int
-    broker_cores: int
-    broker_gib: float
-    redis: int
-    redis_gib: float
-    numbers: int
-
-    @property
-    def first(self) -> str:
-        """Say what breaks first where there is one of each."""
-        need = {
-            "the WhatsApp number's rate": self.numbers,
-            "a worker's threads": self.workers,
-            "the broker's sessions": self.brokers,
-            "Redis's commands": self.redis,
-        }
-        most = max(need.values())
-        return ", ".join(name for name, count in need.items() if count == most) if most > 1 else "nothing"
+    broker_memory: float
+    redis_servers: int
+    redis_memory: float
+    whatsapp_numbers: int
 
 
 def plan(load: Load, costs: Costs) -> Plan:
     """Return what ``load`` needs at ``costs``."""
-    visits = load.users * load.busiest_hour / 3600
-    rate = visits * load.messages
-    live = math.ceil(visits * ((load.messages - 1) * load.seconds_between + load.idle_timeout))
-    worker_cores = _cores(rate * costs.turn_cpu_ms, load)
-    workers = max(math.ceil(rate * load.llm_seconds / (load.busy * load.threads)), worker_cores)
+    of = _needs(load, costs)
+    workers = max(1, math.ceil(max(of["worker threads"], of["worker cores"])))
     return Plan(
-        messages_per_second=rate,
-        live_sessions=live,
-        web_cores=_cores(rate * costs.webhook_cpu_ms, load),
+        messages_per_second=of["messages"],
+        live_sessions=math.ceil(of["sessions"]),
+        web_cores=math.ceil(of["web cores"]),
         workers=workers,
-        worker_cores=worker_cores,
-        worker_gib=(workers * costs.worker_mib + live * costs.worker_session_kib / 1024) / 1024,
-        sender_cores=_cores(rate * costs.send_cpu_ms, load),
-        brokers=max(1, math.ceil(live / costs.broker_sessions)),
-        broker_cores=_cores(rate * costs.broker_cpu_ms, load),
-        broker_gib=live * costs.broker_session_kib / 1024**2,
-        redis=max(1, math.ceil(rate * costs.redis_commands / (load.busy * load.redis_commands_per_second))),
-        redis_gib=load.users * costs.conversation_kib / 1024**2,
-        numbers=max(1, math.ceil(rate / load.number_per_second)),
+        worker_cores=math.ceil(of["worker cores"]),
+        worker_memory=(workers * costs.worker_kib + of["sessions"] * costs.worker_session_kib) / GIB,
+        sender_cores=math.ceil(of["sender cores"]),
+        brokers=math.ceil(of["brokers"]),
+        broker_memory=of["sessions"] * costs.broker_session_kib / GIB,
+        redis_servers=math.ceil(max(of["redis memory"] / load.redis_gib, of["redis cores"])),
+        redis_memory=of["redis memory"],
+        whatsapp_numbers=math.ceil(of["numbers"]),
     )
 
 
-def _cores(milliseconds_per_second: float, load: Load) -> int:
-    return max(1, math.ceil(milliseconds_per_second / 1000 / load.busy))
+def limits(costs: Costs, messages: int) -> list[tuple[str, int]]:
+    """Return up to how many users a day one of each is enough, what breaks first first."""
+    load = Load(users=1, messages=messages)
+    of = _needs(load, costs)
+    one = {
+        f"a worker ({load.threads} threads)": max(of["worker threads"], of["worker cores"]),
+        f"a WhatsApp number ({load.number_per_second:g} a second)": of["numbers"],
+        f"a broker ({costs.broker_sessions:,} live sessions)": of["brokers"],
+        f"a Redis ({load.redis_gib:g} GiB)": max(of["redis memory"] / load.redis_gib, of["redis cores"]),
+        "a core for web": of["web cores"],
+        "a core for senders": of["sender cores"],
+    }
+    return sorted(((what, int(1 / share)) for what, share in one.items()), key=lambda limit: limit[1])
+
+
+def _needs(load: Load, costs: Costs) -> dict[str, float]:
+    """Return what the busiest hour takes, in units and parts of units."""
+    visits = load.users * load.busiest_hour / 3600
+    rate = visits * load.messages
+    sessions = visits * ((load.messages - 1) * load.seconds_between + load.idle_timeout)
+    known, quoted = DEDUPE_SECONDS / DAY, QUOTED_SECONDS / DAY
+    a_message = costs.redis_message_kib * known + costs.redis_sent_kib * (quoted - known)
+
+    def cores(cpu: float) -> float:
+        return rate * cpu / 1000 / load.full
+
+    return {
+        "messages": rate,
+        "sessions": sessions,
+        "web cores": cores(costs.webhook_cpu),
+        "worker threads": rate * load.llm_seconds / (load.full * load.threads),
+        "worker cores": cores(costs.turn_cpu),
+        "sender cores": cores(costs.send_cpu),
+        "brokers": sessions / costs.broker_sessions,
+        "redis cores": cores(costs.redis_calls * costs.redis_call_cpu),
+        "redis memory": load.users * (costs.redis_user_kib + load.messages * a_message) / GIB,
+        "numbers": rate / load.number_per_second,
+    }
+
+
+class Point(NamedTuple):
+    """Something measured as a whole, and what the costs predict for it."""
+
+    what: str
+    measured: float
+    planned: float
+
+
+def points(costs: Costs) -> list[Point]:
+    """Return what was measured, against the plan's own arithmetic."""
+    return []
 
 
 def main() -> None:
-    """Print the plan for one number of users, or for three."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--users", type=int, nargs="*", default=[10_000, 1_000_000, 100_000_000])
-    options.add_argument("--messages", type=int, default=Load(users=0).messages)
+    """Print the plan for the numbers of users asked for, and the points."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--users", type=int, nargs="*", default=[10_000, 1_000_000, 100_000_000], help="a day")
+    options.add_argument("--messages", type=int, default=Load(users=0).messages, help="of each, a day")
     asked = options.parse_args()
     plans = [plan(Load(users, asked.messages), Costs()) for users in asked.users]
     rows = [(field.name.replace("_", " "), *(getattr(one, field.name) for one in plans)) for field in fields(Plan)]
+    heads = ("users a day", *(f"{users:,}" for users in asked.users))
+    table(heads, rows)
     table(
-        ("users a day", *(f"{users:,}" for users in asked.users)), [*rows, ("breaks first", *(p.first for p in plans))]
+        ("one is enough up to", "users a day"), [(what, f"{most:,}") for what, most in limits(Costs(), asked.messages)]
     )
+    table(("", "measured", "planned"), points(Costs()))
 
 
 if __name__ == "__main__":
