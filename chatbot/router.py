@@ -182,14 +182,14 @@ class Router:
             try:
                 with self.exclusive:
                     if missing:
-                        self._open(publisher, queue, as_it_is, deadline)
+                        self._open(publisher, queue, as_it_is)
                     result = self._publish(
                         publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
                         exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
                         argsrepr=_shown(message), kwargsrepr="{}",
                     )  # fmt: skip
                     if not publisher.returned:
-                        self._look(publisher, queue, deadline, asked=missing)
+                        self._look(publisher, queue, deadline)
                         return result
             except MessageNacked as err:
                 # The queue is full, or it was deleted under the message: then there is room now.
@@ -199,28 +199,24 @@ class Router:
             missing = True
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
-    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str], deadline: float) -> None:
-        """Declare and bind a queue that is not there or is being closed, and have it consumed."""
+    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str]) -> None:
+        """Declare and bind a queue that is not there or is being closed."""
         try:
-            consumers = declare_user_queue(
-                publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=True
-            )
+            declare_user_queue(publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=True)
         except PreconditionFailed:
             as_it_is.add(queue)  # settings changed while it was live: tried again as it is
             raise
-        if consumers == 0:
-            self._request(publisher, queue, deadline)
 
-    def _look(self, publisher: _Publisher, queue: str, deadline: float, *, asked: bool) -> None:
+    def _look(self, publisher: _Publisher, queue: str, deadline: float) -> None:
         """Make sure of a message that was confirmed: that its queue is there, and that somebody consumes it.
 
         A confirm alone is no proof. What reaches a queue whose process ends, because it is
         deleted or the broker shuts down in order, RabbitMQ confirms and loses. A queue that
         still answers after the confirm has the message; one that does not raises here, and
-        the message is published once more.
+        the message is published once more. A worker is asked for only now: earlier, it could
+        declare a lost queue anew, and the look would take that one for the old.
         """
-        consumers = int(publisher.channel.queue_declare(queue, passive=True).consumer_count)
-        if consumers == 0 and not asked:
+        if int(publisher.channel.queue_declare(queue, passive=True).consumer_count) == 0:
             self._request(publisher, queue, deadline)
 
     def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:

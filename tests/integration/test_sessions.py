@@ -141,10 +141,11 @@ def test_a_message_that_finds_its_session_just_closed_is_answered(rabbitmq, bot)
     class Slow(Router):
         raced = 0
 
-        def _open(self, publisher, queue, as_it_is, deadline):
-            super()._open(publisher, queue, as_it_is, deadline)
+        def _open(self, publisher, queue, as_it_is):
+            super()._open(publisher, queue, as_it_is)
             if not self.raced:
                 self.raced = 1
+                bot.router.request_subscriber(queue)
                 wait_until(bot.sessions.live, what="subscribed")
                 close_all(bot)
 
