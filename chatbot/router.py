@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from amqp.exceptions import MessageNacked, PreconditionFailed
 from celery import Celery
 from celery.result import AsyncResult
-from kombu import Producer
+from kombu import Producer, Queue
 from kombu.common import maybe_declare
 from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
@@ -176,36 +176,42 @@ class Router:
     def _publish_message(
         self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
     ) -> AsyncResult[Any]:
+        def publish(**where: Any) -> AsyncResult[Any]:
+            return self._publish(
+                publisher, deadline, ANSWER, (message.user, message.text), _envelope(message), mandatory=True,
+                argsrepr=_shown(message), kwargsrepr="{}", **where,
+            )  # fmt: skip
+
         refusals = 0
-        missing = self._virtual  # whether nobody can say that the queue is there
         for _ in range(_TRIES):
             try:
                 with self.exclusive:
-                    if missing:
+                    if self._virtual:
                         self._open(publisher, queue, as_it_is)
-                    result = self._publish(
-                        publisher, deadline, ANSWER, (message.user, message.text), _envelope(message),
-                        exchange=topology.CHAT.name, routing_key=queue, mandatory=True,
-                        argsrepr=_shown(message), kwargsrepr="{}",
-                    )  # fmt: skip
+                    result = publish(exchange=topology.CHAT.name, routing_key=queue)
                     if not publisher.returned:
                         self._look(publisher, queue, deadline)
                         return result
+                # No such queue, or one that is being closed. That one must not be bound as it is:
+                # it could still be deleted under a message, and declared anew by another publisher
+                # before the look. So the message goes straight into it first. Either it is kept
+                # now, because it is not empty, or it is gone and what is declared below is new.
+                publish(queue=Queue(queue), declare=())
+                self._open(publisher, queue, as_it_is)
             except MessageNacked as err:
                 # The queue is full, or it was deleted under the message: then there is room now.
                 refusals += 1
                 if refusals == _REFUSALS:
                     raise QueueFull("the user's queue is full") from err
-            missing = True
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
     def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str]) -> None:
-        """Declare and bind a queue that is not there or is being closed."""
         try:
-            declare_user_queue(publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is, bind=True)
+            declare_user_queue(publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is)
         except PreconditionFailed:
             as_it_is.add(queue)  # settings changed while it was live: tried again as it is
             raise
+        bind_user_queue(publisher.channel, queue)
 
     def _look(self, publisher: _Publisher, queue: str, deadline: float) -> None:
         """Make sure of a message that was confirmed: that its queue is there, and that somebody consumes it.
@@ -318,22 +324,21 @@ class Router:
             publisher.release()
 
 
-def declare_user_queue(
-    channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False, bind: bool = False
-) -> int:
-    """Declare and bind a user's queue; return how many consume it.
+def declare_user_queue(channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False) -> int:
+    """Declare a user's queue; return how many consume it.
 
     With ``as_it_is`` an existing queue is taken with whatever arguments it has: what
-    to do after ``PreconditionFailed``, which closes the channel. Binds only where
-    nobody consumes, because whoever consumes has bound it, or where told to.
+    to do after ``PreconditionFailed``, which closes the channel.
     """
     declared = channel.queue_declare(
         queue, passive=as_it_is, durable=True, auto_delete=False, arguments=None if as_it_is else arguments
     )
-    consumers = int(declared.consumer_count)
-    if consumers == 0 or bind:
-        channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue)
-    return consumers
+    return int(declared.consumer_count)
+
+
+def bind_user_queue(channel: Any, queue: str) -> None:
+    """Have what is published for a user routed to their queue. Only for a queue that nobody can be deleting."""
+    channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue)
 
 
 def _envelope(message: Message) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
 
 from chatbot import topology
-from chatbot.router import declare_user_queue
+from chatbot.router import bind_user_queue, declare_user_queue
 
 log = structlog.get_logger(__name__)
 
@@ -283,6 +283,9 @@ class Subscriptions(bootsteps.StartStopStep):
         session = Session(queue, lease, leased_at=now, active_at=now)
         self.sessions[queue] = session
         self._consume(session)
+        # Bound only now that its consumer keeps it: what is routed to a queue that another
+        # worker is deleting would be lost.
+        bind_user_queue(self._admin, queue)
 
     def _declare(self, queue: str) -> int:
         try:

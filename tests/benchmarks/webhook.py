@@ -21,7 +21,7 @@ import httpx
 import kombu
 
 from chatbot import topology
-from chatbot.router import declare_user_queue
+from chatbot.router import bind_user_queue, declare_user_queue
 from tests.benchmarks.bench import Bench, Figures, percentile, ratio, table
 from tests.benchmarks.posts import post_all, post_at, prepared
 from tests.benchmarks.thin import QUEUE
@@ -110,6 +110,7 @@ def _webhooks(bench: Bench) -> Iterator[dict[str, int]]:
             kombu.Queue(QUEUE, durable=True)(channel).declare()
             for user in USERS:
                 declare_user_queue(channel, topology.queue_name(user), bot.queue_arguments)
+                bind_user_queue(channel, topology.queue_name(user))
         gunicorn = [str(Path(sys.executable).parent / "gunicorn"), "-c", "python:chatbot.serving"]
         drain = [sys.executable, "-m", "tests.benchmarks.drain", bench.rabbitmq.url, QUEUE]
         commands = {

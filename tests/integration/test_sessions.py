@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
-from amqp.exceptions import MessageNacked
+from amqp.exceptions import MessageNacked, PreconditionFailed
 
 from chatbot import embedded, subscriptions, topology
 from chatbot.app import Chatbot
@@ -307,6 +307,56 @@ def test_a_message_whose_queue_goes_after_the_confirm_is_published_again(rabbitm
     router.close()
     with serving(bot):
         wait_until(lambda: replies(bot) == ["1: oi"])
+
+
+def test_a_message_lost_with_a_closing_queue_is_not_hidden_by_the_next_queue(rabbitmq, bot):
+    """Its queue is deleted under it, and another publisher of that user declares the queue anew before the look."""
+
+    class Raced(Router):
+        met = False
+
+        def _publish(self, publisher, *arguments, **options):
+            result = super()._publish(publisher, *arguments, **options)
+            if not self.met and not publisher.returned:
+                self.met = True
+                rabbitmq.ctl("delete_queue", "chat.ana")
+                say(bot, "ao lado")
+            return result
+
+    with bot.celery.connection_for_write() as connection:  # unbound, not yet deleted: a session that closes
+        declare_user_queue(connection.default_channel, "chat.ana", bot.queue_arguments)
+    router = Raced(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+    router.route(Message(user="ana", id="raced", text="bem na hora"))
+    router.close()
+    with serving(bot):
+        wait_until(lambda: replies(bot) == ["1: ao lado", "2: bem na hora"])
+
+
+def test_a_message_finds_the_queue_of_a_session_that_closes_and_keeps_it(rabbitmq, bot):
+    with bot.celery.connection_for_write() as connection:
+        declare_user_queue(connection.default_channel, "chat.ana", bot.queue_arguments)
+        say(bot, "oi")
+        with pytest.raises(PreconditionFailed, match="not empty"):
+            connection.default_channel.queue_delete("chat.ana", if_unused=True, if_empty=True)
+    with serving(bot):
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        say(bot, "de novo")
+        wait_until(lambda: replies(bot) == ["1: oi", "2: de novo"])
+
+
+def test_a_queue_is_bound_only_once_it_is_consumed(rabbitmq, bot):
+    """Another worker may be about to delete it, and what is routed to it then would be lost."""
+    bound = []
+
+    class Watched(Subscriptions):
+        def _consume(self, session):
+            super()._consume(session)
+            bound.append("chat\texchange\tchat.ana" in rabbitmq.ctl("list_bindings"))
+
+    with serving(bot, Watched):
+        bot.router.request_subscriber("chat.ana")
+        wait_until(lambda: "chat\texchange\tchat.ana" in rabbitmq.ctl("list_bindings"), what="bound")
+    assert bound == [False]
 
 
 def test_a_worker_at_its_cap_makes_room_for_new_users(rabbitmq, redis_server):

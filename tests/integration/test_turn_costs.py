@@ -20,7 +20,7 @@ from chatbot.app import Chatbot
 from chatbot.channels.whatsapp import WhatsApp
 from chatbot.config import Settings
 from chatbot.messages import Message, Status
-from chatbot.router import declare_user_queue
+from chatbot.router import bind_user_queue, declare_user_queue
 from chatbot.webhook import create_app
 from tests.proxy import TcpProxy
 from tests.servers import wait_until
@@ -74,6 +74,7 @@ def way(rabbitmq, redis_server):
         queue = topology.queue_name(LIVE)
         bot.router.ping()  # declares what is no user's
         declare_user_queue(channel, queue, bot.queue_arguments)
+        bind_user_queue(channel, queue)
         channel.basic_qos(0, 1, False)
         channel.basic_consume(queue, callback=lambda _: None)
         web = create_app(bot).test_client()
@@ -129,11 +130,11 @@ def test_a_batch_costs_what_its_messages_cost(way):
 
 def test_the_first_message_of_a_session_opens_it(way):
     assert cost(way, lambda: way.bot.router.route(message(NEW))) == {
-        # It comes back; declared and bound; published anew and looked after. Only then a worker is
-        # asked for: it declares the queue too, and could hide from the look that one was lost.
+        # It comes back, and once more from where its queue would be if it were being closed; declared
+        # and bound; published anew and looked after. Only then a worker is asked for.
         "broker": (
-            ["basic.publish", "queue.declare", "queue.bind", "basic.publish", "queue.declare", "basic.publish"],
-            6,
+            [*["basic.publish"] * 2, "queue.declare", "queue.bind", "basic.publish", "queue.declare", "basic.publish"],
+            7,
         ),
         "redis": NOTHING,
     }
