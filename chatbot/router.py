@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from amqp import spec
 from amqp.exceptions import MessageNacked, PreconditionFailed
 from celery import Celery
 from celery.result import AsyncResult
@@ -336,9 +337,19 @@ def declare_user_queue(channel: Any, queue: str, arguments: dict[str, Any], *, a
     return int(declared.consumer_count)
 
 
-def bind_user_queue(channel: Any, queue: str) -> None:
+def declare_user_queues(channel: Any, queues: Sequence[str], arguments: dict[str, Any]) -> list[int]:
+    """Declare users' queues in one round trip; return how many consume each. For AMQP only.
+
+    After an error, which closes the channel, each has to be declared by itself.
+    """
+    for queue in queues:
+        channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, queue, False, True, False, False, False, arguments))
+    return [int(channel.wait(spec.Queue.DeclareOk, returns_tuple=True)[2]) for _ in queues]
+
+
+def bind_user_queue(channel: Any, queue: str, *, nowait: bool = False) -> None:
     """Have what is published for a user routed to their queue. Only for a queue that nobody can be deleting."""
-    channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue)
+    channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue, nowait=nowait)
 
 
 def _envelope(message: Message) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
 
 from chatbot import topology
-from chatbot.router import bind_user_queue, declare_user_queue
+from chatbot.router import bind_user_queue, declare_user_queue, declare_user_queues
 
 log = structlog.get_logger(__name__)
 
@@ -182,6 +182,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._loop = _Loop(self._later, tuple(consumer.channel_errors))
         self._stopping = False
         self.sessions = {}
+        self._asked: deque[Any] = deque()
         self._amqp_channel: Any = None
         self._admin = consumer.connection.channel()
         topology.OPEN_QUEUE.bind(self._admin).declare()
@@ -259,38 +260,67 @@ class Subscriptions(bootsteps.StartStopStep):
     # -- opening ----------------------------------------------------------------
 
     def _on_request(self, raw: Any) -> None:
-        lease = self._requests.message_to_python(raw)
-        self._loop.add(partial(self._subscribe, lease))
+        self._asked.append(self._requests.message_to_python(raw))
+        if len(self._asked) == 1:
+            self._loop.add(self._subscribe_asked)
 
-    def _subscribe(self, lease: Any) -> None:
+    def _subscribe_asked(self) -> None:
+        """Take a slice of the requests together: thousands come at once when a worker or the broker was away."""
+        leases = [self._asked.popleft() for _ in range(min(SLICE, len(self._asked)))]
+        if self._asked:
+            self._loop.add(self._subscribe_asked)
         if self._stopping:
             return
+        requests = [(lease, queue) for lease in leases if (queue := self._requested(lease))]
+        consumers = self._declare([queue for _, queue in requests])
+        opened = [
+            session
+            for (lease, queue), number in zip(requests, consumers, strict=True)
+            if (session := self._subscribe(lease, queue, served=number > 0))
+        ]
+        for session in opened:
+            # Bound only now that its consumer keeps it: what is routed to a queue that another
+            # worker is deleting would be lost. The last answer stands for all: errors come before it.
+            bind_user_queue(session.amqp_channel, session.queue, nowait=session is not opened[-1])
+
+    def _requested(self, lease: Any) -> str:
+        """Return the queue that a request names; reject what is no request of ours and return nothing."""
         try:
             lease.accept = self._accept
-            queue = lease.payload["queue"]
+            queue = str(lease.payload["queue"])
             topology.user_of(queue)
-        except Exception as err:  # noqa: BLE001  # whatever was published there: not a request of ours
+        except Exception as err:  # noqa: BLE001  # whatever was published there
             log.error("session.request_unreadable", error=repr(err))
             lease.reject()
-            return
-        served = self._declare(queue) > 0
+            return ""
+        return queue
+
+    def _subscribe(self, lease: Any, queue: str, *, served: bool) -> Session | None:
+        """Serve a user from now on, unless somebody does already."""
         if queue in self.sessions or (served and not lease.delivery_info.get("redelivered")):
             # Two publishers asked at once. A lease that somebody let go of or lost comes
             # *re*delivered, and is taken even where its last holder still ends a turn.
             lease.ack()
-            return
+            return None
         now = time.monotonic()
         session = Session(queue, lease, leased_at=now, active_at=now)
         self.sessions[queue] = session
         self._consume(session)
-        # Bound only now that its consumer keeps it: what is routed to a queue that another
-        # worker is deleting would be lost.
-        bind_user_queue(self._admin, queue)
+        return session
 
-    def _declare(self, queue: str) -> int:
+    def _declare(self, queues: list[str]) -> list[int]:
+        """Declare users' queues; return how many consume each."""
+        if not self._virtual:
+            try:
+                return declare_user_queues(self._admin, queues, self._arguments)
+            except PreconditionFailed:
+                self._admin = self._connection.channel()
+        return [self._declare_as_it_is(queue) for queue in queues]
+
+    def _declare_as_it_is(self, queue: str) -> int:
         try:
             return declare_user_queue(self._admin, queue, self._arguments)
-        except PreconditionFailed:
+        except PreconditionFailed:  # settings changed while it was live
             self._admin = self._connection.channel()
             return declare_user_queue(self._admin, queue, self._arguments, as_it_is=True)
 
@@ -301,6 +331,7 @@ class Subscriptions(bootsteps.StartStopStep):
             no_ack=False,
             consumer_tag=session.queue,
             callback=lambda raw: self._on_delivery(session, raw),
+            nowait=True,
         )
 
     def _channel_for_users(self) -> Any:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import kombu
 import pytest
 
-from chatbot import embedded, topology
+from chatbot import embedded, subscriptions, topology
 from chatbot.app import Chatbot
 from chatbot.channels.whatsapp import WhatsApp
 from chatbot.config import Settings
@@ -217,3 +217,34 @@ def test_a_worker_is_handed_each_message_and_acknowledges_it_once(way, monkeypat
     # All twice: for the message, and for its sender's wake-up.
     assert asked == {"basic.publish": 2 * number, "basic.ack": 2 * number}
     assert delivered == 2 * number
+
+
+def test_requests_that_come_together_share_their_round_trips(way, monkeypatch):
+    """As after a broker's restart, or when a worker dies and leaves its users to the others."""
+    bot, number, slices = way.bot, subscriptions.SLICE + 10, [subscriptions.SLICE, 10]
+
+    class Together(subscriptions.Subscriptions):
+        def _subscribe_asked(self):
+            if not self.sessions and len(self._asked) < number:
+                self._loop.add(self._subscribe_asked)
+                return
+            if not self.sessions:
+                way.broker.clear()
+            super()._subscribe_asked()
+
+    for queue in (topology.OPEN, topology.SEND):
+        way.direct.queue_purge(queue)
+    monkeypatch.setattr(bot, "warm_up", lambda: None)
+    bot.celery.amqp.queues.select_add(topology.OPEN_QUEUE)  # the worker of another test has deselected it
+    steps = bot.celery.steps["consumer"]
+    monkeypatch.setitem(bot.celery.steps, "consumer", {*(steps - {subscriptions.Subscriptions}), Together})
+    for n in range(number):
+        bot.router.request_subscriber(topology.queue_name(f"551194445{n:04}"))
+    with embedded.worker(bot, concurrency=1):
+        wait_until(lambda: way.broker.asked.count("queue.bind") == number, what="everybody served")
+        asked = [method for method in way.broker.asked if method in {"queue.declare", "basic.consume", "queue.bind"}]
+    each = [["queue.declare"] * of + ["basic.consume"] * of + ["queue.bind"] * of for of in slices]
+    assert asked == list(itertools.chain(*each))
+    assert way.broker.heard.count("queue.declare-ok") == number
+    assert way.broker.heard.count("basic.consume-ok") == 0
+    assert way.broker.heard.count("queue.bind-ok") == len(slices)
