@@ -1,0 +1,49 @@
+"""The arithmetic of ``tests/benchmarks/plan.py``; what things cost is measured elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks.plan import GIB, Costs, Load, limits, plan
+
+COSTS = Costs(
+    webhook_cpu=7.0, turn_cpu=14.0, send_cpu=3.5, worker_kib=GIB / 4, worker_session_kib=10.0, broker_session_kib=50.0,
+    broker_sessions=20_000, redis_user_kib=10.0, redis_message_kib=1.0, redis_sent_kib=0.5, redis_calls=7,
+    redis_call_cpu=0.1,
+)  # fmt: skip
+
+
+def test_a_busy_hour_is_added_up():
+    load = Load(
+        users=360_000, messages=10, busiest_hour=0.1, seconds_between=30.0, idle_timeout=1730.0, llm_seconds=2.0,
+        threads=32, full=0.7, redis_gib=64.0, number_per_second=80.0,
+    )  # fmt: skip
+    needed = plan(load, COSTS)
+    assert needed.messages_per_second == pytest.approx(100)  # ten users a second begin
+    assert needed.live_sessions == 20_000  # each for 9 × 30 s and the idle timeout
+    assert needed.web_cores == 1  # 100 × 7 ms, at most 70 % of a core
+    assert needed.worker_cores == 2
+    assert needed.workers == 9  # 200 turns under way, at most 70 % of 32 threads
+    assert needed.worker_memory == pytest.approx(9 / 4 + 20_000 * 10 / GIB)
+    assert needed.sender_cores == 1
+    assert needed.brokers == 1
+    assert needed.broker_memory == pytest.approx(20_000 * 50 / GIB)
+    assert needed.whatsapp_numbers == 2
+
+
+@pytest.mark.parametrize("messages", [1, 10, 50])
+def test_one_is_enough_up_to_its_limit_and_not_beyond(messages):
+    breaks = limits(COSTS, messages)
+    assert [users for _, users in breaks] == sorted(users for _, users in breaks)
+    fields = {
+        "a worker": "workers",
+        "a WhatsApp": "whatsapp_numbers",
+        "a broker": "brokers",
+        "a Redis": "redis_servers",
+        "a core for web": "web_cores",
+        "a core for senders": "sender_cores",
+    }
+    for what, users in breaks:
+        field = next(field for begins, field in fields.items() if what.startswith(begins))
+        assert getattr(plan(Load(users - users // 50, messages), COSTS), field) == 1, what
+        assert getattr(plan(Load(users + users // 50, messages), COSTS), field) == 2, what
