@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Redis for conversations (`fakeredis://` in the demo)"
     )
-    publish_timeout: Seconds = Field(5.0, description="the webhook waits this long for the broker's confirm")
+    publish_timeout: Seconds = Field(
+        5.0, description="a webhook that the broker does not confirm is answered 503 within this time"
+    )
     reply_window: Seconds = Field(86_400.0, description="unanswered messages older than this go to the dead letters")
     max_waiting: int = Field(200, gt=0, description="messages that may wait in one user's queue; more are refused")
     max_sessions: int = Field(10_000, gt=0, le=65_535, description="live sessions one worker takes")
