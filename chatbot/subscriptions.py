@@ -315,9 +315,9 @@ class Subscriptions(bootsteps.StartStopStep):
                 return declare_user_queues(self._admin, queues, self._arguments)
             except PreconditionFailed:
                 self._admin = self._connection.channel()
-        return [self._declare_as_it_is(queue) for queue in queues]
+        return [self._declare_one(queue) for queue in queues]
 
-    def _declare_as_it_is(self, queue: str) -> int:
+    def _declare_one(self, queue: str) -> int:
         try:
             return declare_user_queue(self._admin, queue, self._arguments)
         except PreconditionFailed:  # settings changed while it was live
