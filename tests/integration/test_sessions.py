@@ -451,6 +451,19 @@ def test_a_settings_change_uses_the_live_queue_as_it_is(rabbitmq, redis_server, 
         wait_until(lambda: replies(bot) == ["1: oi", "2: de novo"])
 
 
+def test_one_queue_with_other_settings_stops_none_of_those_asked_for_with_it(rabbitmq, bot):
+    """A worker declares many in one round trip, and the first that differs ends that."""
+    users = [f"u{n}" for n in range(7)]
+    with bot.celery.connection_for_write() as connection:
+        topology.CHAT.bind(connection.default_channel).declare()
+        connection.default_channel.queue_declare("chat.u3", durable=True, auto_delete=False, arguments={})
+    for user in users:
+        say(bot, "oi", user=user)
+    with serving(bot):
+        wait_until(lambda: all(replies(bot, user) == ["1: oi"] for user in users), what="everybody answered")
+        assert sorted(bot.sessions.live()) == users
+
+
 def test_what_expires_goes_to_the_dead_letters(rabbitmq, redis_server):
     bot = chatbot(rabbitmq, redis_server, reply_window=0.5)
     bot.store._redis.flushdb()
