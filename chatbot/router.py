@@ -200,6 +200,9 @@ class Router:
                 # now, because it is not empty, or it is gone and what is declared below is new.
                 publish(queue=Queue(queue), declare=())
                 self._open(publisher, queue, as_it_is)
+            except PreconditionFailed:
+                as_it_is.add(queue)  # settings changed while it was live: tried again as it is
+                raise
             except MessageNacked as err:
                 # The queue is full, or it was deleted under the message: then there is room now.
                 refusals += 1
@@ -208,12 +211,10 @@ class Router:
         raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
 
     def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str]) -> None:
-        try:
-            declare_user_queue(publisher.channel, queue, self._queue_arguments, as_it_is=queue in as_it_is)
-        except PreconditionFailed:
-            as_it_is.add(queue)  # settings changed while it was live: tried again as it is
-            raise
-        bind_user_queue(publisher.channel, queue)
+        """Declare and bind a queue, without waiting: an error comes with the answer to the publish that follows."""
+        arguments, existing = self._queue_arguments, queue in as_it_is
+        declare_user_queue(publisher.channel, queue, arguments, as_it_is=existing, nowait=True)
+        bind_user_queue(publisher.channel, queue, nowait=True)
 
     def _look(self, publisher: _Publisher, queue: str, deadline: float) -> None:
         """Make sure of a message that was confirmed: that its queue is there, and that somebody consumes it.
@@ -326,16 +327,19 @@ class Router:
             publisher.release()
 
 
-def declare_user_queue(channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False) -> int:
-    """Declare a user's queue; return how many consume it.
+def declare_user_queue(
+    channel: Any, queue: str, arguments: dict[str, Any], *, as_it_is: bool = False, nowait: bool = False
+) -> int:
+    """Declare a user's queue; return how many consume it (none that it knows of, with ``nowait``).
 
     With ``as_it_is`` an existing queue is taken with whatever arguments it has: what
     to do after ``PreconditionFailed``, which closes the channel.
     """
+    arguments = {} if as_it_is else arguments
     declared = channel.queue_declare(
-        queue, passive=as_it_is, durable=True, auto_delete=False, arguments=None if as_it_is else arguments
+        queue, passive=as_it_is, durable=True, auto_delete=False, nowait=nowait, arguments=arguments
     )
-    return int(declared.consumer_count)
+    return int(declared.consumer_count) if declared else 0
 
 
 def declare_user_queues(channel: Any, queues: Sequence[str], arguments: dict[str, Any]) -> list[int]:
