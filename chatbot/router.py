@@ -9,6 +9,7 @@ a message that was not answered for and is given again.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,13 +38,12 @@ REPORT = "chatbot.report"
 
 T = TypeVar("T")
 
-#: A message that keeps coming back as unroutable finds its queue deleted each time.
+#: A message that keeps coming back as unroutable, or is refused with room left, finds its queue gone each time.
 _TRIES = 5
+_REFUSED_SECONDS = 0.1
 #: Of a timeout, the share that is used up, and the share one step on a connection may take.
 #: What is left is for the wait for a thread and for a processor, which come before and after.
 USED, STEP = 0.7, 0.2
-#: A queue that refuses a message this often is full.
-_REFUSALS = 3
 
 
 class _Publisher(Producer):
@@ -184,7 +184,6 @@ class Router:
                 argsrepr=_shown(message), kwargsrepr="{}", **where,
             )  # fmt: skip
 
-        refusals = 0
         for _ in range(_TRIES):
             try:
                 with self.exclusive:
@@ -204,11 +203,16 @@ class Router:
                 as_it_is.add(queue)  # settings changed while it was live: tried again as it is
                 raise
             except MessageNacked as err:
-                # The queue is full, or it was deleted under the message: then there is room now.
-                refusals += 1
-                if refusals == _REFUSALS:
+                # The queue is full, or its process ended under the message and is started again.
+                if self._is_full(publisher, queue):
                     raise QueueFull("the user's queue is full") from err
-        raise BrokerUnavailable(f"the user's queue was deleted {_TRIES} times while a message was on its way")
+                time.sleep(_REFUSED_SECONDS)
+        raise BrokerUnavailable(f"the user's queue was away {_TRIES} times while a message was on its way")
+
+    def _is_full(self, publisher: _Publisher, queue: str) -> bool:
+        """Return whether a queue that refused a message had no room; some may have been taken out since."""
+        waiting = int(publisher.channel.queue_declare(queue, passive=True).message_count)
+        return bool(waiting >= self._queue_arguments.get("x-max-length", math.inf) / 2)
 
     def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str]) -> None:
         """Declare and bind a queue, without waiting: an error comes with the answer to the publish that follows."""

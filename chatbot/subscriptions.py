@@ -197,7 +197,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._timer = consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def stop(self, consumer: Any) -> None:
-        """Hand every session over: another worker subscribes before this one lets go.
+        """Hand every session over, each as soon as nothing of it is under way here.
 
         Returns once the turns under way are done.
         """
@@ -211,19 +211,19 @@ class Subscriptions(bootsteps.StartStopStep):
             return  # the connection is lost, and the leases with it
         try:
             self._requests.basic_cancel("open")
-            for session in list(self.sessions.values()):
-                session.lease.requeue()
+            for lease in self._asked:
+                lease.requeue()
+            sessions = list(self.sessions.values())
+            for session in sessions:
                 if session.pausing:
                     session.pausing.cancel()
-                    session.amqp_channel.basic_cancel(session.queue)
-                    session.delivery.requeue()
-                    self._forget(session)
+                    self._settle(session, session.delivery.requeue)
                 elif session.closing:
-                    self._forget(session)
+                    self._hand_over(session)
                 elif not session.is_busy():
-                    self._leave(session, math.inf, self._gone)
-            log.info("sessions.handed_over", sessions=len(self.sessions))
+                    self._leave(session, math.inf, self._give_up)
             self._finish_turns(consumer.hub)
+            log.info("sessions.handed_over", sessions=len(sessions))
         except (*consumer.connection_errors, *consumer.channel_errors) as err:
             log.warning("sessions.handover_failed", error=repr(err))
 
@@ -266,11 +266,11 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _subscribe_asked(self) -> None:
         """Take a slice of the requests together: thousands come at once when a worker or the broker was away."""
+        if self._stopping:
+            return
         leases = [self._asked.popleft() for _ in range(min(SLICE, len(self._asked)))]
         if self._asked:
             self._loop.add(self._subscribe_asked)
-        if self._stopping:
-            return
         requests = [(lease, queue) for lease in leases if (queue := self._requested(lease))]
         consumers = self._declare([queue for _, queue in requests])
         opened = [
@@ -377,18 +377,15 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _settle(self, session: Session, settle: Callable[[], None]) -> None:
         """Have the broker told what became of a message; leave its queue first where it is time to."""
-        if self.sessions.get(session.queue) is not session:
-            settle()  # of a connection that is gone: it says so in the log
+        if self.sessions.get(session.queue) is not session or not (self._stopping or self._is_overdue(session)):
+            settle()
             return
-        overdue = self._is_overdue(session)
-        if self._stopping or overdue:
-            # Before the acknowledgement, while the finished message still fills the prefetch:
-            # the other way round the next one would come here, and while it went back the
-            # next worker would begin the one behind it.
-            session.amqp_channel.basic_cancel(session.queue, nowait=True)
+        # Before the acknowledgement, while the finished message still fills the prefetch:
+        # the other way round the next one would come here, and while it went back the
+        # next worker would begin the one behind it.
+        served = self._step_down(session)
         settle()
-        if overdue and not self._stopping:
-            self._hand_over(session)
+        self._hand_over(session, served=served)
 
     def _is_overdue(self, session: Session) -> bool:
         return not self._virtual and time.monotonic() - session.leased_at > LEASE_SECONDS
@@ -414,7 +411,11 @@ class Subscriptions(bootsteps.StartStopStep):
         if self._virtual or (session.leaving and not self._is_leaving(session)):
             # One process, or a queue that delivers to another worker: nothing comes here meanwhile.
             session.leaving = None
-            if self._let_go(session):
+            if not self._let_go(session):
+                return
+            if not self._virtual and self._consumers(session.queue) != 0:
+                self._hand_over(session, served=True)
+            else:
                 then(session, None)
             return
         token = session.leaving.token if session.leaving else uuid4().hex
@@ -440,14 +441,26 @@ class Subscriptions(bootsteps.StartStopStep):
         session.leaving = None
         if session.active_at > leaving.idle_since:
             ours.ack()
-            return
-        session.amqp_channel.basic_cancel(session.queue)
-        leaving.then(session, ours)
-
-    def _gone(self, session: Session, ours: Any) -> None:
-        if ours:
+        elif self._step_down(session):
             ours.ack()
-        self._forget(session)
+            self._hand_over(session, served=True)
+        else:
+            leaving.then(session, ours)
+
+    def _step_down(self, session: Session) -> bool:
+        """Stop consuming; return whether another worker consumes that queue, too.
+
+        RabbitMQ 3.10 and 3.11 (rabbitmq-server#5460) make the next consumer the active one, but
+        deliver nothing to it, and the next message that is published ends the queue's process.
+        Whenever a consumer comes they do deliver, so one comes, and goes. Two workers consume
+        only where two publishers asked at once: a lease is handed on after the cancelling.
+        """
+        session.amqp_channel.basic_cancel(session.queue)
+        others = 0 if self._virtual else self._consumers(session.queue)
+        if others:
+            session.amqp_channel.basic_consume(session.queue, consumer_tag=f"{session.queue} again")
+            session.amqp_channel.basic_cancel(f"{session.queue} again")
+        return others != 0
 
     def _unbind(self, session: Session, ours: Any) -> None:
         """From here on a message comes back to its publisher, which opens the session anew."""
@@ -465,14 +478,10 @@ class Subscriptions(bootsteps.StartStopStep):
         deleted = self._delete(session.queue)
         if ours:
             ours.ack()
-        if deleted or self._others_consume(session.queue):
-            # Whoever else consumes it has a lease of their own. Giving them ours as well
-            # would keep two workers handing one session to and fro.
-            self._forget(session)
-            session.lease.ack()
+        # If it is not, a message slipped in: begin anew, wherever that is.
+        self._hand_over(session, served=deleted or self._consumers(session.queue) != 0)
+        if deleted:
             log.info("session.closed", sessions=len(self.sessions))
-        else:
-            self._hand_over(session)  # a message slipped in: begin anew, wherever that is
 
     def _is_idle(self, session: Session) -> bool:
         return (
@@ -503,16 +512,25 @@ class Subscriptions(bootsteps.StartStopStep):
             self._admin = self._connection.channel()
         return True
 
-    def _others_consume(self, queue: str) -> bool:
+    def _consumers(self, queue: str) -> int | None:
+        """Return how many consume a queue; ``None`` when another worker has deleted it."""
         try:
-            return bool(self._admin.queue_declare(queue, passive=True).consumer_count)
+            return int(self._admin.queue_declare(queue, passive=True).consumer_count)
         except NotFound:
             self._admin = self._connection.channel()
-            return True  # another worker has just deleted it
+            return None
 
-    def _hand_over(self, session: Session) -> None:
+    def _hand_over(self, session: Session, *, served: bool = False) -> None:
+        """Let go of a session that is not consumed here any more, for whichever worker asks first.
+
+        Who else serves it has a lease of their own. Giving them ours as well would keep two
+        workers handing one session to and fro.
+        """
         self._forget(session)
-        session.lease.requeue()
+        if served:
+            session.lease.ack()
+        else:
+            session.lease.requeue()
 
     def _forget(self, session: Session) -> None:
         self.sessions.pop(session.queue, None)

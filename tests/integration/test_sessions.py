@@ -7,8 +7,9 @@ import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from amqp.exceptions import MessageNacked, PreconditionFailed
@@ -17,7 +18,7 @@ from chatbot import embedded, subscriptions, topology
 from chatbot.app import Chatbot
 from chatbot.breaker import Breaker
 from chatbot.config import Settings
-from chatbot.errors import CircuitOpen
+from chatbot.errors import BrokerUnavailable, CircuitOpen
 from chatbot.messages import Message
 from chatbot.router import Router, declare_user_queue
 from chatbot.sessions import Sessions
@@ -231,6 +232,94 @@ def test_a_worker_that_stops_cancels_no_consumer_that_may_be_handed_a_message(ra
     with serving(another):
         wait_until(lambda: replies(bot) == ["1: oi", "2: bem na hora"], what="the next worker answers it")
     another.close()
+
+
+@contextmanager
+def another_worker(bot):
+    """Consume a user's queue as a second worker would; gives what arrives, and what takes events from the broker."""
+    arrived = []
+    with bot.celery.connection_for_read() as connection:
+        amqp_channel = connection.channel()
+        amqp_channel.basic_qos(0, 1, False)
+
+        def consume(queue):
+            amqp_channel.basic_consume(
+                queue, callback=lambda raw: arrived.append(amqp_channel.message_to_python(raw))
+            )  # fmt: skip
+
+        def heard(what):
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
+            return what()
+
+        yield SimpleNamespace(arrived=arrived, consume=consume, heard=heard, amqp_channel=amqp_channel)
+
+
+@contextmanager
+def stopping(bot, step=Subscriptions):
+    """A worker that is told to stop as the block ends, in a thread of its own; ``bot.agent.go`` lets it."""
+    bot.celery.steps["consumer"].clear()
+    bot.celery.steps["consumer"].add(step)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        stack.enter_context(embedded.worker(bot, concurrency=8))
+        yield lambda: pool.submit(stack.close)
+
+
+def test_who_consumes_beside_a_worker_that_stops_is_handed_the_next_message(rabbitmq, bot):
+    """RabbitMQ 3.10 delivers nothing to a consumer that it promotes, and the next message ends the queue's process."""
+    over = threading.Event()
+
+    class Lingering(Subscriptions):
+        def _finish_turns(self, hub):
+            super()._finish_turns(hub)
+            over.wait(30)  # its connection stays: the end of that would have the queue deliver
+
+    with stopping(bot, Lingering) as stop, another_worker(bot) as other:
+        bot.agent.go.clear()
+        say(bot, "em curso")
+        wait_until(lambda: bot.agent.seen)
+        other.consume("chat.ana")
+        say(bot, "depois")
+        stopped = stop()
+        bot.agent.go.set()
+        wait_until(lambda: other.heard(lambda: other.arrived), what="the message that waited")
+        say(bot, "por fim")
+        other.arrived[0].ack()
+        wait_until(lambda: other.heard(lambda: len(other.arrived) == 2), what="the next message")
+        over.set()
+        stopped.result(30)
+        other.arrived[1].ack()
+        assert [message.payload[0][1] for message in other.arrived] == ["depois", "por fim"]
+        assert replies(bot) == ["1: em curso"]
+        other.amqp_channel.queue_delete("chat.ana")
+
+
+def test_a_worker_that_stops_hands_a_user_on_once_it_no_longer_consumes(rabbitmq, bot):
+    """Two that consume at a time are what RabbitMQ 3.10 does not bear."""
+    consumers = []
+    with stopping(bot) as stop, another_worker(bot) as other:
+        bot.agent.go.clear()
+        say(bot, "em curso")
+        wait_until(lambda: bot.agent.seen)
+        other.consume(topology.OPEN)
+
+        def asked():
+            other.heard(lambda: None)
+            if other.arrived:
+                consumers.append(other.amqp_channel.queue_declare("chat.ana", passive=True).consumer_count)
+            return bool(other.arrived)
+
+        stopped = stop()
+        wait_until(
+            lambda: "open" not in rabbitmq.ctl("list_consumers", "consumer_tag"), what="it takes nobody any more"
+        )
+        assert not asked()
+        bot.agent.go.set()
+        wait_until(asked, what="the user is handed on")
+        stopped.result(30)
+        assert consumers == [0]
+        other.arrived[0].ack()
+        other.amqp_channel.queue_delete("chat.ana")
 
 
 def test_a_session_that_closes_is_unbound_before_its_queue_is_deleted(rabbitmq, bot, monkeypatch):
@@ -509,6 +598,26 @@ def test_rescue_leaves_alone_what_is_being_closed(rabbitmq, bot):
         assert pauses == [2 * topology.UNBOUND_SECONDS]
         wait_until(lambda: rabbitmq.queues()["chat.open"][0] == 1, what="a request for the queue that stayed")
         amqp_channel.queue_delete("chat.bia")
+
+
+def test_a_queue_that_refuses_and_is_not_full_does_not_refuse_the_user(bot):
+    """A queue whose process ended refuses what was on its way, until it is started again."""
+
+    class Refused(Router):
+        refusals = 0
+
+        def _publish(self, publisher, *arguments, **options):
+            self.refusals += 1
+            raise MessageNacked
+
+    bot.router.request_subscriber("chat.ana")
+    with serving(bot):
+        wait_until(bot.sessions.live, what="a queue that is there")
+        router = Refused(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+        with pytest.raises(BrokerUnavailable, match="was away 5 times"):
+            router.route(Message(user="ana", id="nacked", text="oi"))
+        router.close()
+        assert router.refusals == 5
 
 
 def test_a_full_queue_refuses_and_the_message_is_kept(rabbitmq, redis_server):
