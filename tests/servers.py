@@ -237,6 +237,11 @@ class RabbitMQ:
         )  # fmt: skip
         return done.stdout
 
+    def crashed_queues(self) -> int:
+        """Return how often the process of a queue broke down, by the broker's own log."""
+        logs = (self.folder / "log").glob("*.log")
+        return sum(log.read_text(errors="replace").count("Restarting crashed queue") for log in logs)
+
     def add_vhost(self) -> str:
         """Make a virtual host of its own, so that two systems share this broker unseen; return its name."""
         name = f"v{secrets.token_hex(4)}"

@@ -45,6 +45,7 @@ AFTERMATH = {"worker": 15.0, "broker": 20.0, "redis": 3.0, "llm": 3.0}
 #: Broken promises: each must be zero.
 ZEROS = (
     "lost", "duplicated", "disordered", "overlapped", "leaked_context", "missing_context", "not_kept", "leftovers",
+    "crashed_queues",
 )  # fmt: skip
 
 
@@ -143,6 +144,7 @@ def _figures(system: System, load: Load, breaking: Faults, llm: StubLLM) -> dict
         "unknown_resent": resent,
         "dead_letters": len(dead),
         "leftovers": sum(leftovers.values()) + len(leftovers),
+        "crashed_queues": system.rabbitmq.crashed_queues(),
         "refused_503": load.refused,
         "slowest_503_s": round(load.slowest_refusal, 2),
         "failover_p99_s": _percentile(failovers, 0.99),
