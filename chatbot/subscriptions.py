@@ -217,7 +217,7 @@ class Subscriptions(bootsteps.StartStopStep):
             for session in sessions:
                 if session.pausing:
                     session.pausing.cancel()
-                    self._settle(session, session.delivery.requeue)
+                    self._settle(session, session.delivery.requeue, gives_back=True)
                 elif session.closing:
                     self._hand_over(session)
                 elif not session.is_busy():
@@ -363,7 +363,7 @@ class Subscriptions(bootsteps.StartStopStep):
     ) -> None:  # fmt: skip
         reject = partial(reject, logger, errors, requeue)
         if self._stopping or not requeue:
-            self._settle(session, reject)
+            self._settle(session, reject, gives_back=requeue)
         else:
             first, longest = PUT_BACK_SECONDS
             pause = random.uniform(0.5, 1.0) * min(first * 2**session.put_backs, longest)  # noqa: S311  # jitter
@@ -373,12 +373,20 @@ class Subscriptions(bootsteps.StartStopStep):
     def _put_back(self, session: Session, reject: Callable[[], None]) -> None:
         session.pausing = None
         if self.sessions.get(session.queue) is session:
-            self._settle(session, reject)
+            self._settle(session, reject, gives_back=True)
 
-    def _settle(self, session: Session, settle: Callable[[], None]) -> None:
+    def _settle(self, session: Session, settle: Callable[[], None], *, gives_back: bool = False) -> None:
         """Have the broker told what became of a message; leave its queue first where it is time to."""
         if self.sessions.get(session.queue) is not session or not (self._stopping or self._is_overdue(session)):
             settle()
+            return
+        if gives_back and not self._virtual and self._consumers(session.queue) != 1:
+            # Another worker waits behind this one, and would be handed the next message before this
+            # one is back. Only the end of the channel does both at once.
+            if self._stopping:
+                self._forget(session)
+            else:
+                settle()
             return
         # Before the acknowledgement, while the finished message still fills the prefetch:
         # the other way round the next one would come here, and while it went back the

@@ -294,6 +294,30 @@ def test_who_consumes_beside_a_worker_that_stops_is_handed_the_next_message(rabb
         other.amqp_channel.queue_delete("chat.ana")
 
 
+def test_what_a_worker_gives_back_as_it_stops_is_not_overtaken(rabbitmq, bot):
+    """Who consumes beside it must not be handed the next message first."""
+
+    class Down(Echo):
+        def reply(self, message, history):
+            super().reply(message, history)
+            raise CircuitOpen("down")
+
+    bot.agent = Down()
+    with stopping(bot) as stop, another_worker(bot) as other:
+        say(bot, "a primeira")
+        wait_until(lambda: bot.agent.seen)
+        other.consume("chat.ana")
+        say(bot, "a segunda")
+        stopped = stop()
+        wait_until(lambda: other.heard(lambda: other.arrived), what="what was given back")
+        other.arrived[0].ack()
+        wait_until(lambda: other.heard(lambda: len(other.arrived) == 2), what="the next message")
+        other.arrived[1].ack()
+        stopped.result(30)
+        assert [message.payload[0][1] for message in other.arrived] == ["a primeira", "a segunda"]
+        other.amqp_channel.queue_delete("chat.ana")
+
+
 def test_a_worker_that_stops_hands_a_user_on_once_it_no_longer_consumes(rabbitmq, bot):
     """Two that consume at a time are what RabbitMQ 3.10 does not bear."""
     consumers = []
