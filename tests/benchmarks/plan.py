@@ -2,8 +2,7 @@
 
 ``--users`` a day, who write ``--messages`` each. What things cost is measured and stands in
 ``Costs``, each with the benchmark that measures it; what people do and how full a machine may be
-are assumptions and stand in ``Load``. Ends with what the same costs predict for points that were
-measured as a whole.
+are assumptions and stand in ``Load``.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 from chatbot.config import Settings
 from chatbot.store import DEDUPE_SECONDS, QUOTED_SECONDS
@@ -26,12 +24,11 @@ class Costs:
     """What was measured on the machine that README names; CPU is milliseconds of one core."""
 
     webhook_cpu: float = 2.8  # a POST with one message, the broker's share in it (`ONLY=webhook`)
-    turn_cpu: float = 12.0  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
-    send_cpu: float = 8.0  # a reply of one part in the sender
+    turn_cpu: float = 10.4  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
+    send_cpu: float = 3.5  # a reply of one part in the sender (`ONLY=send`)
     worker_kib: float = 180.0 * 1024  # a worker without sessions (`ONLY=start`)
-    worker_session_kib: float = 10.0  # (`ONLY=scale`)
-    broker_session_kib: float = 50.0  # (`ONLY=scale`)
-    broker_sessions: int = 19_000  # live on one broker, all served again in time (`ONLY=scale`)
+    worker_session_kib: float = 6.3  # (`ONLY=scale QUICK=1`, 1,000 sessions)
+    broker_session_kib: float = 42.0  # (`ONLY=scale QUICK=1`, 1,000 sessions)
     redis_user_kib: float = 13.9  # (`ONLY=store`)
     redis_message_kib: float = 1.2  # as long as it is known when delivered again (`ONLY=store`)
     redis_sent_kib: float = 0.2  # after that, as long as it can be quoted
@@ -51,6 +48,7 @@ class Load:
     llm_seconds: float = 2.0
     threads: int = 32  # of a worker (`Procfile`)
     full: float = 0.7  # of a core, or of a worker's threads
+    broker_sessions: int = 10_000  # live on one broker; after a restart all of them have to be served again
     redis_gib: float = 64.0  # of one Redis
     number_per_second: float = 80.0  # replies of one WhatsApp number; Meta raises it to 1,000
 
@@ -100,7 +98,7 @@ def limits(costs: Costs, messages: int) -> list[tuple[str, int]]:
     one = {
         f"a worker ({load.threads} threads)": max(of["worker threads"], of["worker cores"]),
         f"a WhatsApp number ({load.number_per_second:g} a second)": of["numbers"],
-        f"a broker ({costs.broker_sessions:,} live sessions)": of["brokers"],
+        f"a broker ({load.broker_sessions:,} live sessions)": of["brokers"],
         f"a Redis ({load.redis_gib:g} GiB)": max(of["redis memory"] / load.redis_gib, of["redis cores"]),
         "a core for web": of["web cores"],
         "a core for senders": of["sender cores"],
@@ -126,28 +124,15 @@ def _needs(load: Load, costs: Costs) -> dict[str, float]:
         "worker threads": rate * load.llm_seconds / (load.full * load.threads),
         "worker cores": cores(costs.turn_cpu),
         "sender cores": cores(costs.send_cpu),
-        "brokers": sessions / costs.broker_sessions,
+        "brokers": sessions / load.broker_sessions,
         "redis cores": cores(costs.redis_calls * costs.redis_call_cpu),
         "redis memory": load.users * (costs.redis_user_kib + load.messages * a_message) / GIB,
         "numbers": rate / load.number_per_second,
     }
 
 
-class Point(NamedTuple):
-    """Something measured as a whole, and what the costs predict for it."""
-
-    what: str
-    measured: float
-    planned: float
-
-
-def points(costs: Costs) -> list[Point]:
-    """Return what was measured, against the plan's own arithmetic."""
-    return []
-
-
 def main() -> None:
-    """Print the plan for the numbers of users asked for, and the points."""
+    """Print the plan for the numbers of users asked for, and up to how many one of each is enough."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--users", type=int, nargs="*", default=[10_000, 1_000_000, 100_000_000], help="a day")
     options.add_argument("--messages", type=int, default=Load(users=0).messages, help="of each, a day")
@@ -159,7 +144,6 @@ def main() -> None:
     table(
         ("one is enough up to", "users a day"), [(what, f"{most:,}") for what, most in limits(Costs(), asked.messages)]
     )
-    table(("", "measured", "planned"), points(Costs()))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,24 @@ import pytest
 from tests.benchmarks.plan import GIB, Costs, Load, limits, plan
 
 COSTS = Costs(
-    webhook_cpu=7.0, turn_cpu=14.0, send_cpu=3.5, worker_kib=GIB / 4, worker_session_kib=10.0, broker_session_kib=50.0,
-    broker_sessions=20_000, redis_user_kib=10.0, redis_message_kib=1.0, redis_sent_kib=0.5, redis_calls=7,
+    webhook_cpu=7.0,
+    turn_cpu=14.0,
+    send_cpu=3.5,
+    worker_kib=GIB / 4,
+    worker_session_kib=10.0,
+    broker_session_kib=50.0,
+    redis_user_kib=10.0,
+    redis_message_kib=1.0,
+    redis_sent_kib=0.5,
+    redis_calls=7,
     redis_call_cpu=0.1,
-)  # fmt: skip
+)
 
 
 def test_a_busy_hour_is_added_up():
     load = Load(
         users=360_000, messages=10, busiest_hour=0.1, seconds_between=30.0, idle_timeout=1730.0, llm_seconds=2.0,
-        threads=32, full=0.7, redis_gib=64.0, number_per_second=80.0,
+        threads=32, full=0.7, broker_sessions=20_000, redis_gib=64.0, number_per_second=80.0,
     )  # fmt: skip
     needed = plan(load, COSTS)
     assert needed.messages_per_second == pytest.approx(100)  # ten users a second begin
