@@ -178,7 +178,7 @@ def _failovers(load: Load, breaking: Faults, llm: StubLLM) -> list[float]:
     for call in llm.calls:
         if call.status == 200:
             answered_at.setdefault(call.asked, call.ended)
-    kills = [h for h in breaking.happened if h.kind == "worker_kill"]
+    kills = [h for h in breaking.happened if h.kind == "worker_kill" and any(n.startswith("worker.") for n in h.beside)]
     samples = []
     for kill in kills:
         for phone, calls in asked.items():

@@ -25,12 +25,16 @@ WEIGHTS = {
 
 @dataclass
 class Happened:
-    """One fault: when it began and when everything was mended (monotonic seconds)."""
+    """One fault: when it began and when everything was mended (monotonic seconds).
+
+    ``beside``: what else was up then, started and ready.
+    """
 
     kind: str
     target: str
     began: float
     ended: float = float("inf")
+    beside: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Faults:
         part, how = kind.split("_", 1)
         seconds = self.dice.uniform(1, 4)
         target = self.dice.choice([n for n in self._names if n.split(".")[0] == part] or [part])
-        happened = Happened(kind, target, time.monotonic())
+        happened = Happened(kind, target, time.monotonic(), beside=frozenset(self.ready - {target}))
         self.happened.append(happened)
         if part in {"worker", "sender", "web", "beat"}:
             self._end(target, how)
