@@ -115,9 +115,16 @@ class Process:
 
     @property
     def cpu_seconds(self) -> float:
-        """The processor time it used so far, to a hundredth of a second."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+        """The processor time that the processes of its group used so far, to a hundredth of a second."""
+        ticks = 0
+        for process in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                stat = process.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            if int(stat[2]) == self.pid:
+                ticks += int(stat[11]) + int(stat[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def _signal(self, number: int) -> None:
         if self._popen is None:
@@ -237,6 +244,11 @@ class RabbitMQ:
         )  # fmt: skip
         return done.stdout
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time it used since it was started."""
+        return self._process.cpu_seconds
+
     def crashed_queues(self) -> int:
         """Return how often the process of a queue broke down, by the broker's own log."""
         logs = (self.folder / "log").glob("*.log")
@@ -286,6 +298,11 @@ class Redis:
 
         wait_until(answers, what="Redis up")
         return self
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time it used since it was started."""
+        return self._process.cpu_seconds
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -25,10 +25,10 @@ import httpx
 from chatbot import topology
 from chatbot.config import DEFAULT_BACKSTORY, DEFAULT_GOAL, DEFAULT_ROLE, Settings
 from chatbot.messages import Message
+from tests.benchmarks import slow_llm
 from tests.benchmarks.asking import ASK, publisher
 from tests.benchmarks.bench import Bench, Figures, ratio, table
 from tests.benchmarks.workers import STATIC, Workers
-from tests.servers import PYTHON, Process, accepts, free_port, wait_until
 
 GOAL, GOAL_CPU = 0.9, 1.5
 #: Above this share of its processors' time a machine is at its limit.
@@ -150,7 +150,7 @@ class _Way:
 def _ways(bench: Bench, load: _Load, levels: list[int]) -> Iterator[dict[tuple[str, int], _Way]]:
     """Start the model and both kinds of worker with each number of slots; each has a virtual host of its own."""
     with ExitStack() as stack:
-        llm = f"http://127.0.0.1:{_start_llm(bench, load, stack)}"
+        llm = stack.enter_context(slow_llm.started(bench.folder, load.latency))
         kinds: dict[str, tuple[str, Callable[[Workers], Callable[[str, int], object]]]] = {
             OURS: (f"{topology.OPEN},{topology.HOUSEKEEPING}", _router),
             BARE: (STATIC, partial(_sender, stack)),
@@ -168,15 +168,6 @@ def _ways(bench: Bench, load: _Load, levels: list[int]) -> Iterator[dict[tuple[s
             (name, slots): _Way(workers, slots, load, f"{llm}/{name}-{slots}", kinds[name][1](workers))
             for (name, slots), workers in started.items()
         }
-
-
-def _start_llm(bench: Bench, load: _Load, stack: ExitStack) -> int:
-    port = free_port()
-    command = [PYTHON, "-m", "tests.benchmarks.slow_llm", str(port), str(load.latency)]
-    llm = Process(command, log=bench.folder / "llm.log").start()
-    stack.callback(llm.kill)
-    wait_until(lambda: accepts(port), what="model up")
-    return port
 
 
 def _router(workers: Workers) -> Callable[[str, int], object]:

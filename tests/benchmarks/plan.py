@@ -23,9 +23,16 @@ DAY = 86_400
 class Costs:
     """What was measured on the machine that README names; CPU is milliseconds of one core."""
 
-    webhook_cpu: float = 2.8  # a POST with one message, the broker's share in it (`ONLY=webhook`)
+    webhook_cpu: float = 2.8  # a POST with one message (`ONLY=webhook`)
+    status_cpu: float = 1.0  # a POST with a status (`ONLY=webhook`)
+    statuses: int = 3  # of a reply: sent, delivered, read …
+    reports: int = 2  # … of which these settle something (`SETTLING` in chatbot/webhook.py)
     turn_cpu: float = 10.4  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
-    send_cpu: float = 3.5  # a reply of one part in the sender (`ONLY=send`)
+    read_cpu: float = 1.2  # to mark a message as read, in the sender (`ONLY=send`)
+    reads: int = 2  # at once, and before the typing indicator ends
+    send_cpu: float = 2.1  # a reply of one part (`ONLY=send`)
+    report_cpu: float = 0.6  # to note what became of it (`ONLY=send`)
+    broker_cpu: float = 5.9  # a message and its reply (`ONLY=whole`)
     worker_kib: float = 180.0 * 1024  # a worker without sessions (`ONLY=start`)
     worker_session_kib: float = 6.3  # (`ONLY=scale QUICK=1`, 1,000 sessions)
     broker_session_kib: float = 42.0  # (`ONLY=scale QUICK=1`, 1,000 sessions)
@@ -33,7 +40,18 @@ class Costs:
     redis_message_kib: float = 1.2  # as long as it is known when delivered again (`ONLY=store`)
     redis_sent_kib: float = 0.2  # after that, as long as it can be quoted
     redis_calls: int = 9  # of a message, until its statuses are in (tests/integration/test_turn_costs.py)
-    redis_call_cpu: float = 0.046  # (`ONLY=store`)
+    redis_call_cpu: float = 0.12  # (`ONLY=store`)
+
+    @property
+    def of_a_message(self) -> dict[str, float]:
+        """What a message takes until the statuses of its reply are in, by kind of process."""
+        return {
+            "web": self.webhook_cpu + self.statuses * self.status_cpu,
+            "workers": self.turn_cpu,
+            "sender": self.reads * self.read_cpu + self.send_cpu + self.reports * self.report_cpu,
+            "Redis": self.redis_calls * self.redis_call_cpu,
+            "RabbitMQ": self.broker_cpu,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +83,7 @@ class Plan:
     worker_memory: float
     sender_cores: int
     brokers: int
+    broker_cores: int
     broker_memory: float
     redis_servers: int
     redis_memory: float
@@ -84,6 +103,7 @@ def plan(load: Load, costs: Costs) -> Plan:
         worker_memory=(workers * costs.worker_kib + of["sessions"] * costs.worker_session_kib) / GIB,
         sender_cores=math.ceil(of["sender cores"]),
         brokers=math.ceil(of["brokers"]),
+        broker_cores=math.ceil(of["broker cores"]),
         broker_memory=of["sessions"] * costs.broker_session_kib / GIB,
         redis_servers=math.ceil(max(of["redis memory"] / load.redis_gib, of["redis cores"])),
         redis_memory=of["redis memory"],
@@ -114,18 +134,18 @@ def _needs(load: Load, costs: Costs) -> dict[str, float]:
     known, quoted = DEDUPE_SECONDS / DAY, QUOTED_SECONDS / DAY
     a_message = costs.redis_message_kib * known + costs.redis_sent_kib * (quoted - known)
 
-    def cores(cpu: float) -> float:
-        return rate * cpu / 1000 / load.full
+    cores = {kind: rate * cpu / 1000 / load.full for kind, cpu in costs.of_a_message.items()}
 
     return {
         "messages": rate,
         "sessions": sessions,
-        "web cores": cores(costs.webhook_cpu),
+        "web cores": cores["web"],
         "worker threads": rate * load.llm_seconds / (load.full * load.threads),
-        "worker cores": cores(costs.turn_cpu),
-        "sender cores": cores(costs.send_cpu),
+        "worker cores": cores["workers"],
+        "sender cores": cores["sender"],
         "brokers": sessions / load.broker_sessions,
-        "redis cores": cores(costs.redis_calls * costs.redis_call_cpu),
+        "broker cores": cores["RabbitMQ"],
+        "redis cores": cores["Redis"],
         "redis memory": load.users * (costs.redis_user_kib + load.messages * a_message) / GIB,
         "numbers": rate / load.number_per_second,
     }

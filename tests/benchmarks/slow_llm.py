@@ -12,11 +12,27 @@ import json
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from tests.servers import PYTHON, Process, accepts, free_port, wait_until
 from tests.stub_llm import completion
 
 ANSWER = json.dumps(completion("Claro! Pode me dizer o número do seu pedido?")).encode()
+
+
+@contextmanager
+def started(folder: Path, seconds: float) -> Iterator[str]:
+    """Run one that takes so many seconds; give its URL."""
+    port = free_port()
+    process = Process([PYTHON, "-m", __name__, str(port), str(seconds)], log=folder / "llm.log").start()
+    try:
+        wait_until(lambda: accepts(port), what="model up")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
 
 
 class _Connection(asyncio.Protocol):

@@ -8,10 +8,11 @@ and thrown away. The load comes from one more process of this machine, the same 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ import kombu
 
 from chatbot import topology
 from chatbot.router import bind_user_queue, declare_user_queue
+from chatbot.simulator.webhooks import status_body
 from tests.benchmarks.bench import Bench, Figures, percentile, ratio, table
 from tests.benchmarks.posts import post_all, post_at, prepared
 from tests.benchmarks.thin import QUEUE
@@ -39,7 +41,7 @@ fresh = itertools.count()
 def run(bench: Bench) -> Figures:
     """Return the requests a second of both, our p99 at half our top rate, and what a POST with 100 messages costs."""
     count = bench.scaled(3000, quick=400)
-    with _webhooks(bench) as ports, ProcessPoolExecutor(1, get_context("spawn")) as load:
+    with _webhooks(bench) as (ports, web), ProcessPoolExecutor(1, get_context("spawn")) as load:
 
         def rate(name: str) -> float:
             return count / load.submit(post_all, ports[name], _requests(count), CONNECTIONS).result()
@@ -48,10 +50,16 @@ def run(bench: Bench) -> Figures:
             posts = [prepared(_body(messages)) for _ in range(bench.scaled(40, quick=10))]
             return load.submit(post_all, ports[OURS], posts, 1).result() / len(posts)
 
+        def cpu(body: Callable[[], bytes]) -> float:
+            used, posts = web.cpu_seconds, [prepared(body()) for _ in range(count)]
+            load.submit(post_all, ports[OURS], posts, CONNECTIONS).result()
+            return 1000 * (web.cpu_seconds - used) / count
+
         rates = bench.interleave({name: lambda name=name: rate(name) for name in ports}, what="requests/s")
         half = statistics.median(rates[OURS]) / 2
         took = load.submit(post_at, ports[OURS], _requests(count), CONNECTIONS, half).result()
         posts = bench.interleave({"1 message": lambda: seconds(1), "100 messages": lambda: seconds(100)}, what="s")
+        cpus = {"a message": cpu(lambda: _body(1)), "a status": cpu(_status)}
     share, batch = ratio(rates[OURS], rates[THIN]), ratio(posts["100 messages"], posts["1 message"])
     table(
         ("", "figure", "goal"),
@@ -63,6 +71,7 @@ def run(bench: Bench) -> Figures:
             ("p99 at half the top rate, ms", 1000 * percentile(took, 0.99), f"<= {1000 * GOAL_P99:g}"),
             ("a POST with 1 message, ms", 1000 * statistics.median(posts["1 message"]), ""),
             ("a POST with 100 messages / 1", batch, f"<= {GOAL_BATCH:g}"),
+            *((f"CPU ms of a POST with {what}", milliseconds, "") for what, milliseconds in cpus.items()),
         ],
     )
     return {
@@ -74,6 +83,7 @@ def run(bench: Bench) -> Figures:
         "p99_goal": GOAL_P99,
         "batch_ratio": batch,
         "batch_goal": GOAL_BATCH,
+        "cpu_ms": cpus,
     }
 
 
@@ -84,13 +94,20 @@ def _body(messages: int) -> bytes:
     )
 
 
+def _status() -> bytes:
+    number = next(fresh)
+    user = USERS[number % len(USERS)]
+    body = status_body(PHONE_NUMBER_ID, message_id=f"wamid.out.{number}", status="sent", to=user, callback="")
+    return json.dumps(body).encode()
+
+
 def _requests(count: int) -> list[bytes]:
     return [prepared(_body(1)) for _ in range(count)]
 
 
 @contextmanager
-def _webhooks(bench: Bench) -> Iterator[dict[str, int]]:
-    """Serve both; give the port of each."""
+def _webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
+    """Serve both; give the port of each, and our web process."""
     with ExitStack() as stack:
         ports = {name: free_port() for name in (OURS, THIN)}
         env = {
@@ -118,17 +135,20 @@ def _webhooks(bench: Bench) -> Iterator[dict[str, int]]:
             THIN: [*gunicorn, "tests.benchmarks.thin:app"],
             "drain": [*drain, *map(topology.queue_name, USERS)],
         }
-        for name, command in commands.items():
-            process = Process(
+        processes = {
+            name: Process(
                 command, log=bench.folder / f"{name}.log", env={**env, "CHATBOT_PORT": str(ports.get(name, 0) or 1)}
             )
+            for name, command in commands.items()
+        }
+        for process in processes.values():
             stack.callback(process.kill)
             process.start()
         for port in ports.values():
             wait_until(lambda port=port: _answers(port), seconds=60, what="webhook up")
         queues = [QUEUE, *map(topology.queue_name, USERS)]
         wait_until(lambda: _all_consumed(bench, queues), seconds=60, what="queues consumed", every=0.5)
-        yield ports
+        yield ports, processes[OURS]
 
 
 def _answers(port: int) -> bool:

@@ -7,9 +7,16 @@ import pytest
 from tests.benchmarks.plan import GIB, Costs, Load, limits, plan
 
 COSTS = Costs(
-    webhook_cpu=7.0,
+    webhook_cpu=4.0,
+    status_cpu=1.0,
+    statuses=3,
+    reports=2,
     turn_cpu=14.0,
-    send_cpu=3.5,
+    read_cpu=0.5,
+    reads=2,
+    send_cpu=0.5,
+    report_cpu=1.0,
+    broker_cpu=8.0,
     worker_kib=GIB / 4,
     worker_session_kib=10.0,
     broker_session_kib=50.0,
@@ -35,6 +42,7 @@ def test_a_busy_hour_is_added_up():
     assert needed.worker_memory == pytest.approx(9 / 4 + 20_000 * 10 / GIB)
     assert needed.sender_cores == 1
     assert needed.brokers == 1
+    assert needed.broker_cores == 2
     assert needed.broker_memory == pytest.approx(20_000 * 50 / GIB)
     assert needed.whatsapp_numbers == 2
 
