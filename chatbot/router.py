@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -47,12 +48,63 @@ USED, STEP = 0.7, 0.2
 
 
 class _Publisher(Producer):
-    """A producer that remembers what the broker returned as unroutable, and the channel it has declared on."""
+    """A producer that knows what the broker made of each message: its number, from 1 on each channel, is its name.
+
+    ``unconfirmed`` and ``nacked`` hold numbers, ``returned`` the routing keys of what was unroutable.
+    """
 
     def __init__(self, channel: Any, **options: Any) -> None:
-        self.returned: list[Any] = []
-        self.declared: Any = None
-        super().__init__(channel, on_return=lambda *returned: self.returned.append(returned), **options)
+        self.number = 0
+        self.unconfirmed: set[int] = set()
+        self.nacked: set[int] = set()
+        self.returned: list[str] = []
+        self._prepared: Any = None
+        self._confirms = False
+        super().__init__(channel, on_return=lambda _, __, key, ___: self.returned.append(key), **options)
+
+    def prepare(self, *queues: Queue) -> None:
+        """Declare ``queues`` and have everything confirmed from now on, once on each channel."""
+        channel = self.channel
+        if self._prepared is channel:
+            return
+        for queue in queues:
+            maybe_declare(queue, channel)
+        self.number = 0
+        self.unconfirmed.clear()
+        self._confirms = hasattr(channel, "confirm_select")  # a virtual broker has what ``publish`` returned from
+        if self._confirms:
+            channel.confirm_select()
+            channel.events["basic_ack"].add(self._on_confirm)
+            channel.events["basic_nack"].add(self._on_nack)
+        self._prepared = channel
+
+    def forget(self) -> None:
+        """Forget what became of the messages so far."""
+        self.nacked.clear()
+        self.returned.clear()
+
+    def publish(self, *arguments: Any, **options: Any) -> Any:
+        """Publish, and return before it is confirmed."""
+        result = super().publish(*arguments, **options)
+        self.number += 1
+        if self._confirms:
+            self.unconfirmed.add(self.number)
+        return result
+
+    def wait_confirmed(self, remaining: Callable[[], float]) -> None:
+        """Return once everything is confirmed, ``returned`` or ``nacked``; ``remaining()`` is the seconds left."""
+        while self.unconfirmed:
+            self.channel.connection.drain_events(timeout=remaining())
+
+    def _on_confirm(self, number: int, multiple: bool) -> None:  # noqa: FBT001  # as py-amqp calls it
+        self.unconfirmed -= self._meant(number, multiple)
+
+    def _on_nack(self, number: int, multiple: bool) -> None:  # noqa: FBT001
+        self.nacked |= self._meant(number, multiple)
+        self.unconfirmed -= self.nacked
+
+    def _meant(self, number: int, multiple: bool) -> set[int]:  # noqa: FBT001
+        return {each for each in self.unconfirmed if each <= number} if multiple else {number}
 
 
 class Router:
@@ -77,15 +129,13 @@ class Router:
         self._queue_arguments = queue_arguments
         self._clock = clock
         # Each step fails well inside the deadline, so that a second connection can
-        # still be tried: the first may have died with the broker. Confirms are for these
-        # connections only: Celery's event dispatcher is flushed by many threads at once
-        # and would wait for ever for a confirm that another one has read.
+        # still be tried: the first may have died with the broker.
         self._step = timeout * STEP
         limits = dict.fromkeys(("read_timeout", "write_timeout", "connect_retries_timeout"), self._step)
         connection = celery.connection_for_write(
             url,
             connect_timeout=self._step,
-            transport_options={**limits, "confirm_publish": True, "max_retries": 1, "interval_start": 0.1},
+            transport_options={**limits, "max_retries": 1, "interval_start": 0.1},
         )
         self._connections = connection.Pool(limit=celery.conf.broker_pool_limit)
         self._pool = ProducerPool(self._connections, Producer=_Publisher, limit=celery.conf.broker_pool_limit)
@@ -112,6 +162,42 @@ class Router:
         until = self.deadline() if deadline is None else deadline
         as_it_is: set[str] = set()
         return self._until_confirmed(until, lambda p: self._publish_message(p, message, queue, as_it_is, until))
+
+    def route_all(
+        self, messages: Sequence[Message], *, deadline: float | None = None
+    ) -> list[tuple[Message, QueueFull | ValueError]]:
+        """Route messages, those of one user in their order; return what was refused, and why.
+
+        Those of different users go out together and are confirmed together. Raises
+        ``BrokerUnavailable`` when one was not taken by the deadline.
+        """
+        until = self.deadline() if deadline is None else deadline
+        refused: list[tuple[Message, QueueFull | ValueError]] = []
+        waves: list[dict[str, Message]] = []  # by queue: the first message of each user, the second of each …
+        waves_of: Counter[str] = Counter()
+        for message in messages:
+            try:
+                queue = topology.queue_name(message.user)
+            except ValueError as err:
+                refused.append((message, err))
+                continue
+            if waves_of[queue] == len(waves):
+                waves.append({})
+            waves[waves_of[queue]][queue] = message
+            waves_of[queue] += 1
+        for wave in waves:
+            for message in self._route_together(wave, until):
+                try:
+                    self.route(message, deadline=until)
+                except QueueFull as err:
+                    refused.append((message, err))
+        return refused
+
+    def _route_together(self, wave: dict[str, Message], deadline: float) -> list[Message]:
+        """Publish one message each to several queues; return those that are still to be routed."""
+        if len(wave) == 1 or self._virtual:
+            return list(wave.values())
+        return self._until_confirmed(deadline, lambda publisher: self._publish_together(publisher, wave, deadline))
 
     def serves(self, user: str) -> bool:  # noqa: ARG002  # as with several brokers (``shards.py``)
         """Return whether this process's workers serve ``user``: with one broker, all of them."""
@@ -162,11 +248,9 @@ class Router:
         self._until_confirmed(
             until,
             lambda publisher: self._publish(
-                publisher, until, ANSWER, (message.user, message.text), _envelope(message),
-                exchange=topology.DEAD.name, routing_key="",
-                argsrepr=_shown(message), kwargsrepr="{}", headers=headers,
+                publisher, until, **_task(message), exchange=topology.DEAD.name, routing_key="", headers=headers
             ),
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         """Close every connection of this router."""
@@ -179,10 +263,7 @@ class Router:
         self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
     ) -> AsyncResult[Any]:
         def publish(**where: Any) -> AsyncResult[Any]:
-            return self._publish(
-                publisher, deadline, ANSWER, (message.user, message.text), _envelope(message), mandatory=True,
-                argsrepr=_shown(message), kwargsrepr="{}", **where,
-            )  # fmt: skip
+            return self._publish(publisher, deadline, **_task(message), **where)
 
         for _ in range(_TRIES):
             try:
@@ -209,6 +290,21 @@ class Router:
                 time.sleep(_REFUSED_SECONDS)
         raise BrokerUnavailable(f"the user's queue was away {_TRIES} times while a message was on its way")
 
+    def _publish_together(self, publisher: _Publisher, wave: dict[str, Message], deadline: float) -> list[Message]:
+        """Publish all before the first is confirmed, then look after all; return those that no queue took."""
+        publisher.forget()
+        numbers = {}
+        for queue, message in wave.items():
+            self._give(publisher, deadline, **_task(message), exchange=topology.CHAT.name, routing_key=queue)
+            numbers[publisher.number] = queue
+        publisher.wait_confirmed(lambda: self._remaining(deadline))
+        left = {*publisher.returned, *(numbers.get(number) for number in publisher.nacked)}
+        taken = [queue for queue in wave if queue not in left]
+        for queue, consumers in zip(taken, declare_user_queues(publisher.channel, taken, passive=True), strict=True):
+            if consumers == 0:
+                self._request(publisher, queue, deadline)
+        return [message for queue, message in wave.items() if queue in left]
+
     def _is_full(self, publisher: _Publisher, queue: str) -> bool:
         """Return whether a queue that refused a message had no room; some may have been taken out since."""
         waiting = int(publisher.channel.queue_declare(queue, passive=True).message_count)
@@ -233,14 +329,15 @@ class Router:
             self._request(publisher, queue, deadline)
 
     def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:
+        publisher.forget()
         publisher.publish(
             {"queue": queue},
             exchange=topology.CHAT.name,
             routing_key=topology.OPEN,
             delivery_mode="persistent",
             mandatory=True,
-            confirm_timeout=self._remaining(deadline),
         )
+        self._wait_confirmed(publisher, deadline)
 
     def _send(
         self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
@@ -250,24 +347,36 @@ class Router:
         self._until_confirmed(
             until,
             lambda publisher: self._publish(
-                publisher, until, task, arguments, kwargs,
+                publisher, until, task=task, arguments=arguments, kwargs=kwargs,
                 exchange=topology.CHAT.name, routing_key=routing_key,
-                argsrepr=repr(arguments), kwargsrepr="{}", mandatory=True, countdown=countdown or None,
+                argsrepr=repr(arguments), kwargsrepr="{}", countdown=countdown or None,
             ),
         )  # fmt: skip
 
-    def _publish(
-        self, publisher: _Publisher, deadline: float, task: str, arguments: tuple[Any, ...], kwargs: dict[str, Any],
-        **options: Any,
+    def _publish(self, publisher: _Publisher, deadline: float, **options: Any) -> AsyncResult[Any]:
+        """Publish a task and return once the broker confirmed. Raises ``MessageNacked``."""
+        publisher.forget()
+        result = self._give(publisher, deadline, **options)
+        self._wait_confirmed(publisher, deadline)
+        return result
+
+    def _give(
+        self, publisher: _Publisher, deadline: float, *, task: str, arguments: tuple[Any, ...],
+        kwargs: dict[str, Any], **options: Any,
     ) -> AsyncResult[Any]:  # fmt: skip
-        publisher.returned.clear()
+        self._remaining(deadline)
         try:
             return self._celery.send_task(
                 task, arguments, kwargs, producer=publisher, retry=False, delivery_mode="persistent",
-                confirm_timeout=self._remaining(deadline), **options,
+                mandatory=True, **options,
             )  # fmt: skip
         except OperationalError as err:
             raise err.__cause__ or err from None  # Celery wraps what the broker answered
+
+    def _wait_confirmed(self, publisher: _Publisher, deadline: float) -> None:
+        publisher.wait_confirmed(lambda: self._remaining(deadline))
+        if publisher.nacked:
+            raise MessageNacked
 
     def _remaining(self, deadline: float) -> float:
         remaining = deadline - self._clock()
@@ -317,12 +426,9 @@ class Router:
         except LimitExceeded as err:
             raise BrokerUnavailable("every connection to the broker is in use") from err
         try:
-            if publisher.declared is not publisher.channel:
-                for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
-                    maybe_declare(queue, publisher.channel)
-                publisher.declared = publisher.channel
+            publisher.prepare(topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE)
             yield publisher
-        except self._errors:
+        except (*self._errors, BrokerUnavailable):
             # Not to be used again: what it still waits for would be taken for the
             # answer to the next request.
             publisher.__connection__.collect(socket_timeout=0.1)
@@ -346,13 +452,17 @@ def declare_user_queue(
     return int(declared.consumer_count) if declared else 0
 
 
-def declare_user_queues(channel: Any, queues: Sequence[str], arguments: dict[str, Any]) -> list[int]:
-    """Declare users' queues in one round trip; return how many consume each. For AMQP only.
+def declare_user_queues(
+    channel: Any, queues: Sequence[str], arguments: dict[str, Any] | None = None, *, passive: bool = False
+) -> list[int]:
+    """Declare users' queues in one round trip, or only look (``passive``); return how many consume each.
 
-    After an error, which closes the channel, each has to be declared by itself.
+    For AMQP only. After an error, which closes the channel, each has to be declared by itself.
     """
     for queue in queues:
-        channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, queue, False, True, False, False, False, arguments))
+        channel.send_method(
+            spec.Queue.Declare, "BsbbbbbF", (0, queue, passive, True, False, False, False, arguments or {})
+        )
     return [int(channel.wait(spec.Queue.DeclareOk, returns_tuple=True)[2]) for _ in queues]
 
 
@@ -361,12 +471,15 @@ def bind_user_queue(channel: Any, queue: str, *, nowait: bool = False) -> None:
     channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue, nowait=nowait)
 
 
-def _envelope(message: Message) -> dict[str, Any]:
-    return {k: v for k, v in message.to_dict().items() if k not in {"user", "text"}}
-
-
-def _shown(message: Message) -> str:
-    return repr((message.user, message.id, len(message.text)))
+def _task(message: Message) -> dict[str, Any]:
+    """Return the task that answers a message; its text is shown nowhere."""
+    return {
+        "task": ANSWER,
+        "arguments": (message.user, message.text),
+        "kwargs": {k: v for k, v in message.to_dict().items() if k not in {"user", "text"}},
+        "argsrepr": repr((message.user, message.id, len(message.text))),
+        "kwargsrepr": "{}",
+    }
 
 
 def _suffix(user: str) -> str:

@@ -14,7 +14,7 @@ messages of one user cannot take two turns at once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from celery.result import AsyncResult
 
 from chatbot import topology
-from chatbot.errors import BrokerUnavailable
+from chatbot.errors import BrokerUnavailable, QueueFull
 from chatbot.messages import Message, Status
 from chatbot.router import Router
 
@@ -62,6 +62,23 @@ class ShardedRouter:
     def route(self, message: Message, *, deadline: float | None = None) -> AsyncResult[Any]:
         """Publish ``message`` to its user's queue."""
         return self._of(message.user).route(message, deadline=deadline)
+
+    def route_all(
+        self, messages: Sequence[Message], *, deadline: float | None = None
+    ) -> list[tuple[Message, QueueFull | ValueError]]:
+        """Publish messages, those of one user in their order, to the brokers that are there before it raises."""
+        theirs: dict[str, list[Message]] = {}
+        for message in messages:
+            theirs.setdefault(choose(message.user, self._routers), []).append(message)
+        refused, away = [], None
+        for name, of_one in theirs.items():
+            try:
+                refused += self._routers[name].route_all(of_one, deadline=deadline)
+            except BrokerUnavailable as err:
+                away = err
+        if away:
+            raise away
+        return refused
 
     def ping(self) -> None:
         """Return when every broker answers. Raises ``BrokerUnavailable`` naming the first that does not."""

@@ -107,18 +107,14 @@ def _in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def _route(messages: tuple[Message, ...], deadline: float) -> int:
     """Route the messages; one that finds no room or no queue is kept as a dead letter and counted."""
     router = _bot().router
-    refused = 0
-    for message in messages:
-        try:
-            router.route(message, deadline=deadline)
-        except (QueueFull, ValueError) as err:
-            log.warning("message.refused", message_id=message.id, reason=str(err))
-            router.bury(message, str(err), deadline=deadline)
-            if isinstance(err, QueueFull):
-                told = language.TOO_MANY[language.guess(message.text, message.phone)]
-                router.notify(message, "too_many", told, deadline=deadline)
-            refused += 1
-    return refused
+    refused = router.route_all(messages, deadline=deadline)
+    for message, err in refused:
+        log.warning("message.refused", message_id=message.id, reason=str(err))
+        router.bury(message, str(err), deadline=deadline)
+        if isinstance(err, QueueFull):
+            told = language.TOO_MANY[language.guess(message.text, message.phone)]
+            router.notify(message, "too_many", told, deadline=deadline)
+    return len(refused)
 
 
 def _channel(name: str) -> Channel:

@@ -192,19 +192,19 @@ class RabbitMQ:
             "ERL_EPMD_PORT": str(free_port()),
             "LANG": "C.UTF-8",
         }
-        self._process = Process(
+        self.process = Process(
             [*self._chroot, str(RABBITMQ / "rabbitmq-server")], log=folder / "out.log", env=self.env, cwd=folder
         )
 
     def start(self) -> RabbitMQ:
         """Start it and return once it takes connections."""
-        self._process.start()
+        self.process.start()
         wait_until(self._ready, seconds=90, what="RabbitMQ up")
         return self
 
     def _ready(self) -> bool:
-        if not self._process.alive:
-            raise AssertionError(f"RabbitMQ ended: {self._process.output()[-2000:]}")
+        if not self.process.alive:
+            raise AssertionError(f"RabbitMQ ended: {self.process.output()[-2000:]}")
         if not accepts(self.port):
             return False
         import kombu
@@ -218,16 +218,16 @@ class RabbitMQ:
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        self._process.kill()
+        self.process.kill()
 
     def stop(self) -> None:
         """Shut it down in order."""
         self.ctl("stop")
-        self._process.kill()
+        self.process.kill()
 
     def close(self) -> None:
         """End it and its port mapper, and remove its data."""
-        self._process.kill()
+        self.process.kill()
         wait_until(self._no_port_mapper, seconds=10, what="port mapper gone")
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -247,7 +247,7 @@ class RabbitMQ:
     @property
     def cpu_seconds(self) -> float:
         """The processor time it used since it was started."""
-        return self._process.cpu_seconds
+        return self.process.cpu_seconds
 
     def crashed_queues(self) -> int:
         """Return how often the process of a queue broke down, by the broker's own log."""

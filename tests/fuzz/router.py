@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from chatbot import topology
@@ -24,10 +25,17 @@ class Router:
         """Return a deadline nobody looks at."""
         return 0.0
 
-    def route(self, message: Message, *, deadline: float) -> None:
-        """Keep the message. Raises ``ValueError`` for an unusable user."""
-        topology.queue_name(message.user)
-        self.messages.append(message)
+    def route_all(self, messages: Iterable[Message], *, deadline: float) -> list[tuple[Message, ValueError]]:
+        """Keep the messages; return those of unusable users."""
+        refused = []
+        for message in messages:
+            try:
+                topology.queue_name(message.user)
+            except ValueError as err:
+                refused.append((message, err))
+            else:
+                self.messages.append(message)
+        return refused
 
     def report(self, status: Status, *, deadline: float) -> None:
         """Keep the status."""

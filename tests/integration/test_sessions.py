@@ -15,10 +15,11 @@ import pytest
 from amqp.exceptions import MessageNacked, PreconditionFailed
 
 from chatbot import embedded, subscriptions, topology
+from chatbot import router as chatbot_router
 from chatbot.app import Chatbot
 from chatbot.breaker import Breaker
 from chatbot.config import Settings
-from chatbot.errors import BrokerUnavailable, CircuitOpen
+from chatbot.errors import BrokerUnavailable, CircuitOpen, QueueFull
 from chatbot.messages import Message
 from chatbot.router import Router, declare_user_queue
 from chatbot.sessions import Sessions
@@ -603,6 +604,78 @@ def test_rescue_reopens_what_nobody_consumes(rabbitmq, bot):
         wait_until(lambda: replies(bot) == ["1: oi"])
 
 
+def test_messages_that_come_together_are_answered_in_each_users_order(bot):
+    users = ["ana", "bia", "caio", "davi"]
+    together = [Message(user=user, id=f"{user}{n}", text=f"{n}") for n in range(5) for user in users]
+    with serving(bot):
+        for user in users[:2]:  # the sessions of the others are opened by what comes
+            say(bot, "antes", user)
+        assert bot.router.route_all(together) == []
+        for user in users:
+            numbers = [f"{n}" for n in range(5)]
+            said = ["antes", *numbers] if user in users[:2] else numbers
+            wanted = [f"{n + 1}: {text}" for n, text in enumerate(said)]
+            wait_until(lambda user=user, wanted=wanted: replies(bot, user) == wanted, what=f"every answer to {user}")
+
+
+def test_of_messages_that_come_together_only_what_has_no_room_is_refused(rabbitmq, redis_server):
+    bot = chatbot(rabbitmq, redis_server, max_waiting=2)
+    bot.store._redis.flushdb()
+    with serving(bot):
+        bot.agent.go.clear()
+        say(bot, "em curso")
+        say(bot, "oi", user="bia")
+        wait_until(lambda: len(bot.agent.seen) == 2)
+        said = [("ana", "1"), ("bia", "1"), ("", "1"), ("ana", "2"), ("ana", "3"), ("bia", "2")]
+        refused = bot.router.route_all([Message(user=user, id=f"{user}{text}", text=text) for user, text in said])
+        assert [(of.user, of.text, type(why)) for of, why in refused] == [
+            ("", "1", ValueError),
+            ("ana", "3", QueueFull),
+        ]
+        # A queue that is full among others that are not
+        refused = bot.router.route_all([Message(user=user, id=f"{user}4", text="4") for user in ("ana", "caio", "bia")])
+        assert [(of.user, type(why)) for of, why in refused] == [("ana", QueueFull), ("bia", QueueFull)]
+        bot.agent.go.set()
+        wait_until(lambda: replies(bot) == ["1: em curso", "2: 1", "3: 2"])
+        wait_until(lambda: replies(bot, "bia") == ["1: oi", "2: 1", "3: 2"])
+        wait_until(lambda: replies(bot, "caio") == ["1: 4"])
+    bot.close()
+
+
+def test_of_messages_that_come_together_one_whose_queue_goes_is_published_again(rabbitmq, bot, monkeypatch):
+    """As ``test_a_message_whose_queue_goes_after_the_confirm_is_published_again``; nobody is answered twice."""
+    look, deleted = chatbot_router.declare_user_queues, []
+
+    def raced(channel, queues, *arguments, **options):
+        if not deleted:
+            deleted.append(queues)
+            rabbitmq.ctl("delete_queue", "chat.ana")
+        return look(channel, queues, *arguments, **options)
+
+    for user in ("ana", "bia"):
+        say(bot, "antes", user)
+    monkeypatch.setattr(chatbot_router, "declare_user_queues", raced)
+    assert bot.router.route_all([Message(user=user, id=f"{user}!", text="oi") for user in ("ana", "bia")]) == []
+    monkeypatch.undo()
+    assert deleted == [["chat.ana", "chat.bia"]]
+    with serving(bot):
+        wait_until(lambda: replies(bot) == ["1: oi"])
+        wait_until(lambda: replies(bot, "bia") == ["1: antes", "2: oi"])
+        close_all(bot)
+        assert replies(bot, "bia") == ["1: antes", "2: oi"]
+
+
+def test_for_messages_that_come_together_a_worker_is_asked_where_none_consumes(rabbitmq, bot):
+    for user in ("ana", "bia"):
+        say(bot, "antes", user)
+    rabbitmq.ctl("purge_queue", "chat.open")
+    assert bot.router.route_all([Message(user=user, id=f"{user}!", text="oi") for user in ("ana", "bia")]) == []
+    assert rabbitmq.queues()["chat.open"][0] == 2
+    with serving(bot):
+        for user in ("ana", "bia"):
+            wait_until(lambda user=user: replies(bot, user) == ["1: antes", "2: oi"])
+
+
 def test_rescue_leaves_alone_what_is_being_closed(rabbitmq, bot):
     """A closing session has no consumer for a moment; reopened each time, it would never end."""
     bot.store.begin_turn(Message(user="ana", id="x", text="x"), seconds=0)
@@ -645,8 +718,6 @@ def test_a_queue_that_refuses_and_is_not_full_does_not_refuse_the_user(bot):
 
 
 def test_a_full_queue_refuses_and_the_message_is_kept(rabbitmq, redis_server):
-    from chatbot.errors import QueueFull
-
     bot = chatbot(rabbitmq, redis_server, max_waiting=2)
     bot.store._redis.flushdb()
     with serving(bot):

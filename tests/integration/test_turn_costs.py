@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from chatbot.messages import Message, Status
 from chatbot.router import bind_user_queue, declare_user_queue
 from chatbot.webhook import create_app
 from tests.proxy import TcpProxy
-from tests.servers import wait_until
+from tests.servers import held, wait_until
 from tests.system import APP_SECRET, PHONE_NUMBER_ID, VERIFY_TOKEN, sign, webhook_body
 from tests.wire import Amqp, Resp
 
@@ -120,12 +121,29 @@ def test_the_webhook_of_a_message_is_two_round_trips_to_the_broker_on_a_live_ses
     }
 
 
-def test_a_batch_costs_what_its_messages_cost(way):
+def test_a_batch_of_one_user_costs_what_its_messages_cost(way):
     body = webhook_body([(LIVE, f"wamid.w{next(fresh)}", "oi") for _ in range(10)])
     assert cost(way, lambda: way.post(body)) == {
         "broker": (["basic.publish", "queue.declare"] * 10, 20),
         "redis": NOTHING,
     }
+
+
+def test_a_batch_of_several_users_shares_its_round_trips(way, rabbitmq):
+    users = [f"551194446{n:04}" for n in range(10)]
+    for queue in map(topology.queue_name, users):
+        declare_user_queue(way.direct, queue, way.bot.queue_arguments)
+        bind_user_queue(way.direct, queue)
+        way.direct.basic_consume(queue, callback=lambda _: None)
+    body = webhook_body([(user, f"wamid.w{next(fresh)}", "oi") for _ in range(2) for user in users])
+    wave = ["basic.publish"] * 10 + ["queue.declare"] * 10
+    way.broker.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with held([rabbitmq.process]):
+            posted = pool.submit(way.post, body)
+            wait_until(lambda: way.broker.asked == wave[:10], what="the first message of each, unconfirmed")
+        posted.result()
+    assert way.broker.asked == wave * 2
 
 
 def test_the_first_message_of_a_session_opens_it(way):

@@ -100,7 +100,7 @@ class Published:
         monkeypatch.setattr(Router, "_publish", self._publish)
         self.returned = []
 
-    def _publish(self, publisher, deadline, task, arguments, kwargs, **options):
+    def _publish(self, publisher, deadline, *, task, arguments, kwargs, **options):
         self.sent.append((task, arguments, kwargs, options))
 
 

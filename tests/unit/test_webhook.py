@@ -24,10 +24,9 @@ class Router:
     def deadline(self):
         return 0.0
 
-    def route(self, message, *, deadline):
-        if message.user == self.full:
-            raise QueueFull("the user's queue is full")
-        self.routed.append(message.id)
+    def route_all(self, messages, *, deadline):
+        self.routed += [message.id for message in messages if message.user != self.full]
+        return [(message, QueueFull("the user's queue is full")) for message in messages if message.user == self.full]
 
     def bury(self, message, reason, *, deadline):
         self.buried.append((message.id, reason))
