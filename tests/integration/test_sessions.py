@@ -655,7 +655,9 @@ def test_of_messages_that_come_together_one_whose_queue_goes_is_published_again(
     for user in ("ana", "bia"):
         say(bot, "antes", user)
     monkeypatch.setattr(chatbot_router, "declare_user_queues", raced)
-    assert bot.router.route_all([Message(user=user, id=f"{user}!", text="oi") for user in ("ana", "bia")]) == []
+    router = Router(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+    assert router.route_all([Message(user=user, id=f"{user}!", text="oi") for user in ("ana", "bia")]) == []
+    router.close()
     monkeypatch.undo()
     assert deleted == [["chat.ana", "chat.bia"]]
     with serving(bot):
