@@ -25,7 +25,6 @@ from celery.result import AsyncResult
 from kombu import Producer, Queue
 from kombu.common import maybe_declare
 from kombu.exceptions import LimitExceeded, OperationalError
-from kombu.pools import ProducerPool
 
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable, QueueFull
@@ -48,35 +47,22 @@ USED, STEP = 0.7, 0.2
 
 
 class _Publisher(Producer):
-    """A producer that knows what the broker made of each message: its number, from 1 on each channel, is its name.
+    """The producer of one channel, which knows what the broker made of each message by its number, from 1 on.
 
     ``unconfirmed`` and ``nacked`` hold numbers, ``returned`` the routing keys of what was unroutable.
     """
 
-    def __init__(self, channel: Any, **options: Any) -> None:
+    def __init__(self, channel: Any) -> None:
         self.number = 0
         self.unconfirmed: set[int] = set()
         self.nacked: set[int] = set()
         self.returned: list[str] = []
-        self._prepared: Any = None
-        self._confirms = False
-        super().__init__(channel, on_return=lambda _, __, key, ___: self.returned.append(key), **options)
-
-    def prepare(self, *queues: Queue) -> None:
-        """Declare ``queues`` and have everything confirmed from now on, once on each channel."""
-        channel = self.channel
-        if self._prepared is channel:
-            return
-        for queue in queues:
-            maybe_declare(queue, channel)
-        self.number = 0
-        self.unconfirmed.clear()
         self._confirms = hasattr(channel, "confirm_select")  # a virtual broker has what ``publish`` returned from
         if self._confirms:
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_confirm)
             channel.events["basic_nack"].add(self._on_nack)
-        self._prepared = channel
+        super().__init__(channel, on_return=lambda _, __, key, ___: self.returned.append(key))
 
     def forget(self) -> None:
         """Forget what became of the messages so far."""
@@ -137,8 +123,8 @@ class Router:
             connect_timeout=self._step,
             transport_options={**limits, "max_retries": 1, "interval_start": 0.1},
         )
-        self._connections = connection.Pool(limit=celery.conf.broker_pool_limit)
-        self._pool = ProducerPool(self._connections, Producer=_Publisher, limit=celery.conf.broker_pool_limit)
+        self._pool = connection.Pool(limit=celery.conf.broker_pool_limit)
+        self._publishers: dict[int, _Publisher] = {}  # by the connection's id
         self._errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
         self._away = False
         self._asking = threading.Lock()
@@ -255,7 +241,6 @@ class Router:
     def close(self) -> None:
         """Close every connection of this router."""
         self._pool.force_close_all()
-        self._connections.force_close_all()
 
     # -- on one connection ------------------------------------------------------
 
@@ -422,19 +407,28 @@ class Router:
     @contextmanager
     def _publisher(self, deadline: float) -> Iterator[_Publisher]:
         try:
-            publisher = self._pool.acquire(block=True, timeout=self._remaining(deadline))
+            connection = self._pool.acquire(block=True, timeout=self._remaining(deadline))
         except LimitExceeded as err:
             raise BrokerUnavailable("every connection to the broker is in use") from err
         try:
-            publisher.prepare(topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE)
-            yield publisher
+            yield self._publisher_on(connection)
         except (*self._errors, BrokerUnavailable):
             # Not to be used again: what it still waits for would be taken for the
             # answer to the next request.
-            publisher.__connection__.collect(socket_timeout=0.1)
+            connection.collect(socket_timeout=0.1)
             raise
         finally:
-            publisher.release()
+            connection.release()
+
+    def _publisher_on(self, connection: Any) -> _Publisher:
+        """Return the publisher of a connection's channel: confirms are counted on each channel."""
+        channel = connection.default_channel
+        publisher = self._publishers.get(id(connection))
+        if publisher is None or publisher.channel is not channel:
+            for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
+                maybe_declare(queue, channel)
+            publisher = self._publishers[id(connection)] = _Publisher(channel)
+        return publisher
 
 
 def declare_user_queue(
