@@ -2,8 +2,9 @@
 
 Each user's messages arrive one POST after another: the next is posted once the one before
 was answered 200, so their order of arrival is known. A POST that fails is repeated until
-it is taken, as WhatsApp does; some are delivered twice, at once or much later, and some
-batches are shuffled (their timestamps tell the order).
+it is taken, as WhatsApp does; some are delivered twice, at once or much later. Some hold
+several messages of one user or of several, and some of these are shuffled (their
+timestamps tell the order).
 """
 
 from __future__ import annotations
@@ -83,24 +84,29 @@ class Load:
         dice = random.Random(seed)
         with httpx.Client(timeout=10) as client:
             while (batch := self._take(dice)) is not None:
-                user, numbers = batch
                 self._wait_for_room()
-                self._post(client, dice, user, numbers)
+                self._post(client, dice, batch)
                 with self._lock:
-                    self._waiting.append(user)
+                    self._waiting.extend(batch)
 
-    def _take(self, dice: random.Random) -> tuple[int, list[int]] | None:
+    def _take(self, dice: random.Random) -> dict[int, list[int]] | None:
+        """Return the numbers of the messages of each user of one POST; ``None`` when all are taken."""
         while True:
             with self._lock:
                 if self._left == 0:
                     return None
-                if self._waiting:
+                batch: dict[int, list[int]] = {}
+                for _ in range(dice.choice((1, 1, 1, 2, 4))):
                     size = min(dice.choice((1, 1, 1, 1, 2, 3, 5)), self._left)
+                    if not self._waiting or not size:
+                        break
                     self._left -= size
                     user = self._waiting.popleft()
                     first = self._next[user]
                     self._next[user] += size
-                    return user, list(range(first, first + size))
+                    batch[user] = list(range(first, first + size))
+                if batch:
+                    return batch
             time.sleep(0.01)
 
     def _wait_for_room(self) -> None:
@@ -116,10 +122,12 @@ class Load:
                 return
             time.sleep(0.02)
 
-    def _post(self, client: httpx.Client, dice: random.Random, user: int, numbers: list[int]) -> None:
-        phone = self.phone(user)
-        texts = [text_of(user, n, poison=n == 1 and user in self.poisons) for n in numbers]
-        body = self._body(dice, phone, texts)
+    def _post(self, client: httpx.Client, dice: random.Random, batch: dict[int, list[int]]) -> None:
+        texts = {
+            self.phone(user): [text_of(user, n, poison=n == 1 and user in self.poisons) for n in numbers]
+            for user, numbers in batch.items()
+        }
+        body = self._body(dice, texts)
         if dice.random() < 0.05:
             twin = threading.Thread(target=self._send_once, args=(body,))
             twin.start()
@@ -129,17 +137,17 @@ class Load:
             self._send(client, body)
         now = time.monotonic()
         with self._lock:
-            self.accepted.setdefault(phone, []).extend(texts)
-            for text in texts:
-                self.taken_at[text] = now
-                self._recent.append((now, text))
+            for phone, written in texts.items():
+                self.accepted.setdefault(phone, []).extend(written)
+                self.taken_at |= dict.fromkeys(written, now)
+                self._recent.extend((now, text) for text in written)
             self._old.append(body)
             late = dice.choice(self._old) if dice.random() < 0.05 else None
         if late:
             self._send(client, late)
 
-    def _body(self, dice: random.Random, phone: str, texts: list[str]) -> bytes:
-        messages = [(phone, f"wamid.{text.split()[0]}", text) for text in texts]
+    def _body(self, dice: random.Random, texts: dict[str, list[str]]) -> bytes:
+        messages = [(phone, f"wamid.{text.split()[0]}", text) for phone, of_one in texts.items() for text in of_one]
         if len(messages) == 1 or dice.random() < 0.5:
             return webhook_body(messages)
         body = json.loads(webhook_body(messages))
