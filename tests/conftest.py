@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.servers import RABBITMQ, RABBITMQ_ROOT, RabbitMQ, Redis
 
 for name in [name for name in os.environ if name.startswith("CHATBOT_") and not name.startswith("CHATBOT_TEST_")]:
     del os.environ[name]  # a developer's own settings never reach a test
 os.environ.pop("OPENAI_API_KEY", None)
+
+# As the processes do: a log line of a worker's thread never lands in what a command under test prints.
+structlog.configure(
+    processors=[structlog.stdlib.add_log_level, structlog.dev.ConsoleRenderer(colors=False)],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
