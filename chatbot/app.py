@@ -254,3 +254,6 @@ def configure_logging(settings: config.Settings) -> None:
     # Below WARNING these write what people wrote, or where to: celery.pool whole message bodies.
     for name in ("celery.pool", "httpx", "httpcore", "amqp", "werkzeug", "openai", "crewai", "crewai_core"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Two lines for each task, which name neither user nor message; Flower shows the same.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,7 +7,8 @@ All are frozen and go through JSON and back. Unreadable stored state raises
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Self
 
 #: Kinds of messages that ask for no answer.
@@ -20,8 +21,13 @@ class _Json:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON-ready dict."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]  # a mixin for dataclasses
+        """Return the fields as a JSON-ready dict, less those that have their default."""
+        values = ((name, getattr(self, name), default) for name, default in self._defaults().items())
+        return {
+            name: value.to_dict() if isinstance(value, _Json) else value
+            for name, value, default in values
+            if value != default
+        }
 
     def to_json(self) -> str:
         """Return the fields as one JSON object."""
@@ -33,9 +39,9 @@ class _Json:
 
         Raises ``ValueError`` when a field that has no default is missing.
         """
-        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # as above
+        known = cls._defaults()
         try:
-            return cls(**{k: v for k, v in stored.items() if k in names})
+            return cls(**{name: value for name, value in stored.items() if name in known})
         except TypeError as err:
             raise ValueError(f"stored {cls.__name__} is not readable: {err}") from err
 
@@ -46,6 +52,12 @@ class _Json:
         if not isinstance(decoded, dict):
             raise ValueError(f"stored {cls.__name__} is not an object")
         return cls.from_dict(decoded)
+
+    @classmethod
+    @cache  # asked for with every message
+    def _defaults(cls) -> dict[str, Any]:
+        """Return the fields' names and defaults (``MISSING`` where there is none)."""
+        return {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]  # a mixin for dataclasses
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,8 @@ class Router:
         connection = celery.connection_for_write(
             url,
             connect_timeout=self._step,
-            transport_options={**limits, "max_retries": 1, "interval_start": 0.1},
+            # Whatever Celery's own publishing does: py-amqp would take in the confirms that are counted here.
+            transport_options={**limits, "max_retries": 1, "interval_start": 0.1, "confirm_publish": False},
         )
         self._pool = connection.Pool(limit=celery.conf.broker_pool_limit)
         self._publishers: dict[int, _Publisher] = {}  # by the connection's id

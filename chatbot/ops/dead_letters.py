@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -314,8 +314,8 @@ def _call(headers: dict[str, Any], body: bytes) -> tuple[str, dict[str, Any]]:
 def _message(values: dict[str, Any]) -> Message:
     """Return the message of an answer. Raises ``ValueError`` where it could not be routed."""
     message = Message.from_dict(values)
-    for what, blank in _BLANK.to_dict().items():
-        given = getattr(message, what)
+    for what in (each.name for each in fields(Message)):
+        given, blank = getattr(message, what), getattr(_BLANK, what)
         allowed = {float: (int, float), type(None): (type(None), Media)}.get(type(blank), type(blank))
         if not isinstance(given, allowed):
             raise ValueError(f"{what} is of type {type(given).__name__}")

@@ -678,6 +678,16 @@ def test_for_messages_that_come_together_a_worker_is_asked_where_none_consumes(r
             wait_until(lambda user=user: replies(bot, user) == ["1: antes", "2: oi"])
 
 
+def test_confirms_are_counted_where_celery_waits_for_its_own(bot):
+    """A common setting of Celery's; with it py-amqp takes in each confirm itself."""
+    bot.celery.conf.broker_transport_options = {"confirm_publish": True}
+    router = Router(bot.celery, timeout=5, queue_arguments=bot.queue_arguments)
+    with serving(bot):
+        router.route(Message(user="ana", id="counted", text="oi"))
+        wait_until(lambda: replies(bot) == ["1: oi"])
+    router.close()
+
+
 def test_rescue_leaves_alone_what_is_being_closed(rabbitmq, bot):
     """A closing session has no consumer for a moment; reopened each time, it would never end."""
     bot.store.begin_turn(Message(user="ana", id="x", text="x"), seconds=0)

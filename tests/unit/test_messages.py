@@ -1,0 +1,47 @@
+"""What travels goes through JSON and back, whatever its fields hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatbot.messages import Media, Message, Status, Turn
+
+TEXTS, NUMBERS, SECONDS = st.text(max_size=20), st.integers(0, 2**53), st.floats(0, 2e9)
+MEDIA = st.builds(Media, id=TEXTS, mime_type=TEXTS, filename=TEXTS, url=TEXTS, voice=st.booleans())
+MESSAGES = st.builds(
+    Message, user=TEXTS, id=TEXTS, text=TEXTS, sent_at=SECONDS, media=st.none() | MEDIA, quoted=TEXTS, replays=NUMBERS
+)
+VALUES = st.one_of(
+    MESSAGES,
+    st.builds(Turn, number=NUMBERS, message=MESSAGES, reply=TEXTS, committed_at=SECONDS, failure=TEXTS),
+    st.builds(Status, message_id=TEXTS, status=TEXTS, error_code=NUMBERS),
+)
+
+
+@given(value=VALUES)
+def test_what_travels_comes_back_the_same(value: Message | Turn | Status) -> None:
+    assert type(value).from_json(value.to_json()) == value
+
+
+def test_fields_with_their_default_do_not_travel() -> None:
+    message = Message(user="5511999990001", id="wamid.1", text="oi", media=Media(id="7", voice=True))
+
+    assert message.to_dict() == {
+        "user": "5511999990001", "id": "wamid.1", "text": "oi", "media": {"id": "7", "voice": True},
+    }  # fmt: skip
+
+
+def test_a_field_of_a_newer_version_is_ignored() -> None:
+    stored = json.loads(Status("wamid.1", "sent").to_json()) | {"invented": 1}
+
+    assert Status.from_dict(stored) == Status("wamid.1", "sent")
+
+
+@pytest.mark.parametrize("stored", ["[]", "7", '"x"', "{}", '{"user": "a", "id": "b"}'])
+def test_what_is_no_message_is_refused(stored: str) -> None:
+    with pytest.raises(ValueError, match="stored Message"):
+        Message.from_json(stored)
