@@ -347,21 +347,21 @@ class Subscriptions(bootsteps.StartStopStep):
             self._loop.add(partial(self._on_leave, session, message))
             return
         message.accept = self._accept
-        message.ack_log_error = partial(self._acknowledge, session, message.ack_log_error)
-        message.reject_log_error = partial(self._reject, session, message.reject_log_error)
+        message.ack_log_error = partial(self._acknowledge, session, message)
+        message.reject_log_error = partial(self._reject, session, message)
         session.delivery = message
         session.active_at = time.monotonic()
         self._handle(message)
 
-    def _acknowledge(self, session: Session, acknowledge: Callable[..., None], *arguments: Any) -> None:
+    def _acknowledge(self, session: Session, message: Any, *arguments: Any) -> None:
         session.put_backs = 0
-        self._settle(session, partial(acknowledge, *arguments))
+        self._settle(session, partial(_own(message).ack_log_error, *arguments))
 
     def _reject(
-        self, session: Session, reject: Callable[..., None], logger: Any, errors: Any,
+        self, session: Session, message: Any, logger: Any, errors: Any,
         requeue: bool = False,  # noqa: FBT001, FBT002  # as kombu calls it
     ) -> None:  # fmt: skip
-        reject = partial(reject, logger, errors, requeue)
+        reject = partial(_own(message).reject_log_error, logger, errors, requeue)
         if self._stopping or not requeue:
             self._settle(session, reject, gives_back=requeue)
         else:
@@ -581,6 +581,13 @@ class Subscriptions(bootsteps.StartStopStep):
         closing = sum(session.closing or self._is_leaving(session) for session in self.sessions.values())
         for session in idle[: max(0, waiting - closing)]:
             self._close(session, session.active_at)
+
+
+def _own(message: Any) -> Any:
+    """Return ``message`` with kombu's own methods again: with ours it holds itself, until a collection finds it."""
+    for name in ("ack_log_error", "reject_log_error"):
+        vars(message).pop(name, None)
+    return message
 
 
 @control_command(args=[("idle_timeout", float)])

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.benchmarks.bench import note, servers
 from tests.servers import end_in_order
 
-NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "send", "store", "start", "whole")
+NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "turn", "send", "store", "start", "whole")
 
 
 def main() -> None:

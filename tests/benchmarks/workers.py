@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -72,9 +72,12 @@ class Workers(AbstractContextManager["Workers"]):
         ]
 
     def __enter__(self) -> Self:
-        for process in self.processes:
-            process.start()
-        wait_until(self._ready, seconds=120, what="workers ready")
+        with ExitStack() as unless_ready:
+            unless_ready.callback(self.__exit__)
+            for process in self.processes:
+                process.start()
+            wait_until(self._ready, seconds=120, what="workers ready")
+            unless_ready.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from crewai.events import (
     LiteAgentExecutionCompletedEvent,
@@ -251,3 +255,20 @@ def test_a_persona_comes_from_a_yaml_file(tmp_path, llm):
 )
 def test_the_offline_model_uses_the_conversation(conversation, reply):
     assert offline_reply(conversation) == reply
+
+
+def test_what_lives_as_long_as_the_worker_is_left_out_of_garbage_collections():
+    code = """
+import gc
+from chatbot.app import from_environment
+bot = from_environment()
+bot.warm_up()
+frozen = gc.get_freeze_count()
+bot.warm_up()
+print(frozen, gc.get_freeze_count() - frozen)
+"""
+    env = {**os.environ, "CHATBOT_BROKER_URL": "memory://", "CHATBOT_REDIS_URL": "fakeredis://warm"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    frozen, more = map(int, done.stdout.split())
+    assert frozen > 100_000, "CrewAI is large"
+    assert more == 0, "what a lost connection leaves behind is garbage like any other"
