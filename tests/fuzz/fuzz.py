@@ -85,7 +85,8 @@ class Target:
     def check_forged(self, body: Body, header: bytes) -> int:
         """Return the status of a body whose signature is ``header``. Raises ``AssertionError``."""
         status = self.post(body.content, header.decode("latin-1"))
-        assert status == 401, f"status {status} for a forged signature"
+        expected = 413 if len(body.content) > MAX_BODY_BYTES else 401  # what is too large is not even read
+        assert status == expected, f"status {status} for a forged signature over {len(body.content)} bytes"
         return status
 
     def check_channel(self, body: Body) -> int:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatbot.webhook import MAX_BODY_BYTES
 from tests.fuzz.fuzz import Target, check, check_messages
 from tests.fuzz.grammar import ODD, RAW, Body, good_entry
 from tests.payloads import FIXTURES, body_of
@@ -98,6 +99,10 @@ def test_any_other_signature_is_refused(target, header):
 
 def test_no_signature_is_refused(target):
     assert target.post(b"{}", None) == 401
+
+
+def test_what_is_too_large_is_refused_whoever_signed_it(target):
+    assert target.check_forged(Body(b" " * (MAX_BODY_BYTES + 1)), b"sha256=") == 413
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
