@@ -81,13 +81,14 @@ def chaos(folder: Path, *, messages: int, faults: int, seed: int, users: int, po
             system, rabbitmq, redis, llm, broker_proxy, redis_proxy, random.Random(dice.random()),
             on_answer=load.note_answer,
         )  # fmt: skip
+        stack.callback(breaking.close)  # before the processes end, or they would be started anew
         began = time.monotonic()
         schedule = threading.Thread(target=_break_things, args=(breaking, load, messages, faults))
         schedule.start()
         load.run()
         posted = time.monotonic() - began
         schedule.join()
-        breaking.close()
+        breaking.mend()
         _drain(system, load)
         figures = _figures(system, load, breaking, llm)
         figures |= {"seconds": round(time.monotonic() - began, 1), "messages_per_s": round(messages / posted, 1)}

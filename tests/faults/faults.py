@@ -62,6 +62,7 @@ class Faults:
         self._names = list(self.system.processes)
         self.ready.update(self._names)
         self.llm.script = self._misbehave
+        self._restarts: list[threading.Thread] = []
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
 
@@ -82,14 +83,19 @@ class Faults:
             getattr(self, f"_{part}")(how, seconds)
         happened.ended = time.monotonic()
 
-    def close(self) -> None:
+    def mend(self) -> None:
         """Break nothing more; returns when every process is up again."""
         self._llm_mode = ""
         self.broker_proxy.flow()
         self.redis_proxy.flow()
         wait_until(lambda: self.ready == set(self._names), seconds=120, what=f"all of {self._names} up")
+
+    def close(self) -> None:
+        """Start no process any more; returns when none is being started."""
         self._over.set()
-        self._supervisor.join(10)
+        self._supervisor.join()
+        for restart in self._restarts:
+            restart.join()
 
     # -- processes ----------------------------------------------------------------
 
@@ -116,7 +122,8 @@ class Faults:
                         self._busy.add(name)
                         self.ready.discard(name)
                 if dead:
-                    threading.Thread(target=self._restart, args=(name,), daemon=True).start()
+                    self._restarts.append(threading.Thread(target=self._restart, args=(name,), daemon=True))
+                    self._restarts[-1].start()
 
     def _restart(self, name: str) -> None:
         try:
@@ -124,7 +131,7 @@ class Faults:
             self.system.start(name)
             self.ready.add(name)
         except AssertionError:
-            pass  # it ended again: the supervisor starts it anew
+            self.system.processes[name].kill()  # it ended again, or takes too long: the supervisor starts it anew
         finally:
             self._busy.discard(name)
 
