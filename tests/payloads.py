@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers import ROOT
 
@@ -40,3 +43,21 @@ def body_of(path: Path) -> bytes:
     if "entry" not in held:
         held = {"entry": [{"changes": [{"field": "messages", "value": held}]}]}
     return json.dumps(held).encode()
+
+
+def places(inside: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value in ``inside``."""
+    items = inside.items() if isinstance(inside, dict) else enumerate(inside) if isinstance(inside, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def put(inside: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return ``inside`` with ``value`` at ``path``."""
+    changed = copy.deepcopy(inside)
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return changed

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatbot.channels.evolution import Evolution
 from chatbot.webhook import MAX_BODY_BYTES
 from tests.fuzz.fuzz import Target, check, check_messages
 from tests.fuzz.grammar import ODD, RAW, Body, good_entry
-from tests.payloads import FIXTURES, body_of
+from tests.payloads import FIXTURES, body_of, places, put
 from tests.system import sign
 
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
@@ -36,7 +38,7 @@ def target() -> Target:
     return Target()
 
 
-# -- the grammar of a body, each place of which may hold anything ----------------
+# -- the grammar of a body of Meta's, each place of which may hold anything ----------------
 
 raw = st.integers(0, len(RAW) - 1).map(lambda number: f"@raw{number}@")
 odd = st.recursive(
@@ -74,15 +76,20 @@ change = shape(field=st.sampled_from(["messages", "history", "smb_message_echoes
 entry = shape(id=ids, changes=st.lists(or_odd(change), max_size=2))
 
 
+def with_raw(body: Any) -> bytes:
+    """Return JSON with what only bytes can say in the places that stand for it."""
+    content = json.dumps(body).encode()
+    for number, bytes_ in enumerate(RAW):
+        content = content.replace(f'"@raw{number}@"'.encode(), bytes_)
+    return content
+
+
 @settings(max_examples=150, deadline=None)
 @given(before=st.lists(or_odd(entry), max_size=2), between=or_odd(message), after=st.lists(or_odd(entry), max_size=2))
 def test_good_messages_come_out_whatever_stands_beside_them(target, before, between, after):
     good = good_entry(0, 1)
     good["changes"][0]["value"]["messages"].insert(1, between)
-    content = json.dumps({"entry": [*before, good, *after]}).encode()
-    for number, bytes_ in enumerate(RAW):
-        content = content.replace(f'"@raw{number}@"'.encode(), bytes_)
-    assert target.check_app(Body(content, ("good-0", "good-1"))) == 200
+    assert target.check_app(Body(with_raw({"entry": [*before, good, *after]}), ("good-0", "good-1"))) == 200
 
 
 @settings(max_examples=100, deadline=None)
@@ -95,6 +102,69 @@ def test_any_other_body_is_taken_or_refused(target, content):
 @given(st.binary(max_size=100) | st.binary(max_size=100).map(lambda more: b"sha256=" + more))
 def test_any_other_signature_is_refused(target, header):
     assert target.post(body_of(FIXTURES / "text_quoted.json"), header.decode("latin-1")) == 401
+
+
+# -- the same for Evolution API's ---------------------------------------------------
+
+GATEWAY = Evolution(url="http://127.0.0.1:1", api_key="k", instance="loja", webhook_secret="s", jwt_key="", timeout=1)
+#: A message of every type, with everything that is read of one.
+GATEWAY_ITEMS: list[Any] = [
+    {
+        "key": {
+            "id": "x", "remoteJid": "1@lid", "fromMe": False, "remoteJidAlt": "5511900000001@s.whatsapp.net",
+            "senderPn": "5511900000001", "senderLid": "1@lid",
+        },
+        "pushName": "Ana", "messageTimestamp": {"low": 1_700_000_000, "high": 0},
+        "contextInfo": {"stanzaId": "y"}, "message": message,
+    }
+    for message in (
+        {"conversation": "oi"},
+        {"extendedTextMessage": {"text": "oi", "contextInfo": {"stanzaId": "y"}}},
+        {"ephemeralMessage": {"message": {"viewOnceMessage": {"message": {"conversation": "oi"}}}}},
+        {"imageMessage": {"caption": "olha", "mimetype": "image/jpeg", "fileName": "a.jpg"}},
+        {"audioMessage": {"ptt": True, "mimetype": "audio/ogg"}},
+        {"documentWithCaptionMessage": {"message": {"documentMessage": {"caption": "nota"}}}},
+        {"locationMessage": {"degreesLatitude": -23.5, "degreesLongitude": -46.6, "name": "Loja", "address": "Rua"}},
+        {"contactMessage": {"displayName": "João"}},
+        {"contactsArrayMessage": {"contacts": [{"displayName": "João"}]}},
+        {"buttonsResponseMessage": {"selectedDisplayText": "Sim", "selectedButtonId": "1"}},
+        {"listResponseMessage": {"title": "Azul"}},
+        {"interactiveResponseMessage": {"body": {"text": "Verde"}}},
+        {"reactionMessage": {"text": "👍", "key": {"id": "y"}}},
+        {"protocolMessage": {"type": "REVOKE", "key": {"id": "y"}}},
+        {"pollUpdateMessage": {}},
+    )
+]  # fmt: skip
+GATEWAY_STATUS = {"keyId": "x", "key": {"id": "x"}, "status": "READ"}
+GATEWAY_GOOD = {
+    "key": {"id": "good-0", "remoteJid": "5511900000000@s.whatsapp.net", "fromMe": False},
+    "message": {"conversation": "oi 0"},
+}
+
+
+def each_oddly(item: Any) -> Iterator[Any]:
+    """Yield ``item`` with each odd value in each place, one at a time."""
+    for where in [(), *places(item)]:
+        for value in [*ODD, *(f"@raw{number}@" for number in range(len(RAW)))]:
+            yield put(item, where, value) if where else value
+
+
+@pytest.mark.parametrize("item", GATEWAY_ITEMS, ids=lambda item: next(iter(item["message"])))
+def test_good_messages_of_the_gateway_come_out_whatever_stands_beside_them(item):
+    for changed in each_oddly(item):
+        content = with_raw({"event": "messages.upsert", "instance": "loja", "data": [changed, GATEWAY_GOOD]})
+        check_messages(list(GATEWAY.parse(content).messages), ("good-0",))
+
+
+def test_whatever_else_the_gateway_posts_is_read_without_an_error():
+    for event, item in (("messages.upsert", GATEWAY_ITEMS[0]), ("messages.update", GATEWAY_STATUS)):
+        for changed in each_oddly({"event": event, "instance": "loja", "data": item}):
+            if not isinstance(changed, dict):
+                continue  # refused, as Meta's is
+            inbound = GATEWAY.parse(with_raw(changed))
+            check_messages(list(inbound.messages), ())
+            for status in inbound.statuses:
+                json.dumps(status.to_dict(), allow_nan=False).encode()
 
 
 def test_no_signature_is_refused(target):

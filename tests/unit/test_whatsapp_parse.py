@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from structlog.testing import capture_logs
 from chatbot.channels.cloud_payload import parse
 from chatbot.errors import BadPayload
 from chatbot.messages import Inbound, Media, Message, Status
-from tests.payloads import FIXTURES, PAYLOADS, body_of, counts
+from tests.payloads import FIXTURES, PAYLOADS, body_of, counts, places, put
 
 FROM = {"from": "5511999990001"}
 FINE = {**FROM, "id": "fine", "type": "text", "text": {"body": "oi"}}
@@ -381,24 +379,6 @@ def test_a_body_cut_off_is_refused_in_time(body):
 def test_other_encodings_and_other_shapes_are_refused(wrong):
     with pytest.raises(BadPayload):
         parse(wrong)
-
-
-def places(inside: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of every value in ``inside``."""
-    items = inside.items() if isinstance(inside, dict) else enumerate(inside) if isinstance(inside, list) else ()
-    for key, value in items:
-        yield (*path, key)
-        yield from places(value, (*path, key))
-
-
-def put(inside: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return ``inside`` with ``value`` at ``path``."""
-    changed = copy.deepcopy(inside)
-    at = changed
-    for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = value
-    return changed
 
 
 odd = st.recursive(
