@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
+
+import structlog
 
 from tests.benchmarks.bench import note, servers
 from tests.servers import end_in_order
@@ -18,6 +21,8 @@ NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "turn", "se
 def main() -> None:
     """Run what was asked for, each on servers of its own, and print the figures of all."""
     end_in_order()
+    # What is counted in this very process logs nothing between the figures.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     options = argparse.ArgumentParser(description="Benchmarks on private servers; the last line is JSON.")
     options.add_argument("--only", default="", help=f"some of: {','.join(NAMES)}")
     options.add_argument("--quick", action="store_true", help="each within 40 s")

@@ -98,9 +98,10 @@ class _Tried:
         self._published: dict[tuple[str, int], float] = {}
         self._read: defaultdict[str, int] = defaultdict(int)
         self._users = bench.scaled(100, quick=50)
-        self._each = bench.scaled(20, quick=5)
+        self._each = bench.scaled(20, quick=2)
+        self._waiting = bench.scaled(10, quick=2)
         self._paced_seconds = bench.scaled(6, quick=1)
-        self._flood = bench.scaled(250, quick=30)
+        self._flood = bench.scaled(250, quick=10)
         self.rounds: list[_Round] = []
 
     def round(self) -> float:
@@ -108,7 +109,7 @@ class _Tried:
         began = time.monotonic()
         taken = self._take(_backlog(self._users, self._each, seconds=0))
         rate = len(taken) / (max(turn.ended for turn in taken) - began)
-        waits = self._take(_backlog(16, 10, seconds=0.05))
+        waits = self._take(_backlog(16, self._waiting, seconds=0.05))
         quiet, flooded = self._paced(flood=0), self._paced(flood=self._flood)
         whole = [taken, waits, quiet, flooded]
         self.rounds.append(
