@@ -174,7 +174,7 @@ class Chatbot:
         _ = self.conversation, self.agent
         if not built:
             # CrewAI leaves 300,000 objects that live as long as the process. No collection of
-            # garbage has to look at them again: a full one took 200 ms, and every turn waited.
+            # garbage need look at them: a full one takes 200 ms, and every turn waits.
             gc.collect()
             gc.freeze()
 

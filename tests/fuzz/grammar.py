@@ -103,7 +103,7 @@ def _odd(rng: Random) -> Body:
     tree["entry"] = [_among(rng, numbers) if entry is _PLANTED else entry for entry in entries]
     text = json.dumps(tree, ensure_ascii=rng.random() < 0.7)
     good = tuple(f"good-{number}" for number in range(next(numbers)))
-    return Body(_with_raw(rng, text.encode("utf-8", "surrogatepass")), good)
+    return Body(_finished(rng, text.encode("utf-8", "surrogatepass")), good)
 
 
 def _among(rng: Random, numbers: Iterator[int]) -> dict[str, Any]:
@@ -189,12 +189,18 @@ _CHANGES: list[Callable[[Random, Any], None]] = [_replace, _replace, _remove, _a
 # -- bytes -----------------------------------------------------------------------
 
 
-def _with_raw(rng: Random, content: bytes) -> bytes:
-    """Return ``content`` with the bytes that stand-ins stand for, and perhaps a key given twice."""
+def with_raw(content: bytes) -> bytes:
+    """Return ``content`` with the bytes that stand-ins stand for: ``"@raw3@"`` for ``RAW[3]``."""
     for name, values in (("raw", RAW), ("heavy", HEAVY)):
         if f"@{name}".encode() in content:
             for number, value in enumerate(values):
                 content = content.replace(f'"@{name}{number}@"'.encode(), value)
+    return content
+
+
+def _finished(rng: Random, content: bytes) -> bytes:
+    """Return ``content`` with the bytes that stand-ins stand for, and perhaps a key given twice."""
+    content = with_raw(content)
     if rng.random() < 0.1:
         content = content.replace(b'"object"', b'"object": [], "object"', 1)
     return content
