@@ -760,6 +760,35 @@ def test_a_session_another_worker_serves_too_is_let_go_and_not_handed_to_and_fro
             other.queue_delete("chat.ana")
 
 
+def test_a_lease_is_handed_back_in_time_idle_or_busy(bot, monkeypatch):
+    """Before RabbitMQ's ``consumer_timeout`` ends it. Whoever has room takes it anew; nothing is lost or overtaken."""
+    taken_anew, steps = [], []
+
+    class Watched(Subscriptions):
+        def start(self, consumer):
+            steps.append(self)
+            super().start(consumer)
+
+        def _subscribe(self, lease, queue, *, served):
+            taken_anew.append(lease.delivery_info.get("redelivered"))
+            return super()._subscribe(lease, queue, served=served)
+
+    with serving(bot, Watched):
+        monkeypatch.setattr(subscriptions, "LEASE_SECONDS", 0.2)
+        say(bot, "0")
+        wait_until(lambda: taken_anew.count(True) >= 2, what="the lease of an idle session, twice")
+        for n in range(1, 10):
+            say(bot, str(n))
+        wait_until(lambda: len(replies(bot)) == 10, what="every message answered")
+        assert replies(bot) == [f"{n + 1}: {n}" for n in range(10)]
+        monkeypatch.undo()
+        [step] = steps
+        wait_until(
+            lambda: step.sessions and not step._loop.work and not any(s.leaving for s in step.sessions.values()),
+            what="the session stays where it is",
+        )
+
+
 def test_sessions_move_on_a_warm_shutdown_and_after_a_kill(tmp_path, rabbitmq, redis_server):
     """Waiting messages go on at another worker, without a new message."""
     from tests.stub_llm import StubLLM

@@ -9,7 +9,16 @@ import pytest
 
 from chatbot.errors import Transient
 from chatbot.messages import Limits, Message
-from chatbot.store import FIRST_AGAIN_SECONDS, WARM_UP_SECONDS, WARM_UP_SLOWER, Busy, Store, TurnUnderWay, connect
+from chatbot.store import (
+    DEDUPE_SECONDS,
+    FIRST_AGAIN_SECONDS,
+    WARM_UP_SECONDS,
+    WARM_UP_SLOWER,
+    Busy,
+    Store,
+    TurnUnderWay,
+    connect,
+)
 
 fresh = itertools.count()
 
@@ -249,3 +258,12 @@ def test_a_refused_person_is_left_alone_longer_each_time_in_a_row(store):
     assert [store.hold_pair("ana", limits, pause=4) for _ in range(3)] == [4, 16, 64]
     assert 2 * 64 < store._redis.ttl("chatbot:{ana}:refused") <= 2 * 64 + FIRST_AGAIN_SECONDS
     assert store.hold_pair("beto", limits, pause=4) == 4, "each person's own"
+
+
+def test_a_conversation_is_forgotten_after_its_retention_and_its_turns_when_no_webhook_comes_again(store):
+    turn(store, "um")
+    store.begin_turn(said("dois"), seconds=60)
+    for what in ("conversation", "history", "outbox"):
+        assert 0 < store._redis.ttl(f"chatbot:{{ana}}:{what}") <= 1000, what
+    seven_days = 7 * 86_400
+    assert seven_days < store._redis.ttl("chatbot:{ana}:turn:id-um") <= DEDUPE_SECONDS
