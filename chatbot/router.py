@@ -13,22 +13,23 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 from amqp import spec
 from amqp.exceptions import MessageNacked, PreconditionFailed
 from celery import Celery
 from celery.result import AsyncResult
-from kombu import Producer, Queue
-from kombu.common import maybe_declare
-from kombu.exceptions import LimitExceeded, OperationalError
+from kombu import Queue
+from kombu.exceptions import OperationalError
 
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable, QueueFull
+from chatbot.group_commit import GroupCommit
 from chatbot.messages import Message, Status
+from chatbot.publishing import Publisher, Publishers
 
 ANSWER = "chatbot.answer"
 SEND = "chatbot.send"
@@ -36,61 +37,29 @@ MARK_READ = "chatbot.mark_read"
 NOTIFY = "chatbot.notify"
 REPORT = "chatbot.report"
 
-T = TypeVar("T")
-
 #: A message that keeps coming back as unroutable, or is refused with room left, finds its queue gone each time.
 _TRIES = 5
 _REFUSED_SECONDS = 0.1
-#: Of a timeout, the share that is used up, and the share one step on a connection may take.
-#: What is left is for the wait for a thread and for a processor, which come before and after.
-USED, STEP = 0.7, 0.2
+#: So many groups of messages are on their way at a time: while one waits for the broker's disk, the next is written.
+_LEADERS = 2
 
 
-class _Publisher(Producer):
-    """The producer of one channel, which knows what the broker made of each message by its number, from 1 on.
+@dataclass(eq=False, slots=True)
+class _Wanted:
+    """A task to be published by ``deadline``: as ``_give`` takes it, its ``result`` once it is confirmed.
 
-    ``unconfirmed`` and ``nacked`` hold numbers, ``returned`` the routing keys of what was unroutable.
+    With ``to_user`` its routing key names the user's queue, which may not be there.
     """
 
-    def __init__(self, channel: Any) -> None:
-        self.number = 0
-        self.unconfirmed: set[int] = set()
-        self.nacked: set[int] = set()
-        self.returned: list[str] = []
-        self._confirms = hasattr(channel, "confirm_select")  # a virtual broker has what ``publish`` returned from
-        if self._confirms:
-            channel.confirm_select()
-            channel.events["basic_ack"].add(self._on_confirm)
-            channel.events["basic_nack"].add(self._on_nack)
-        super().__init__(channel, on_return=lambda _, __, key, ___: self.returned.append(key))
+    task: dict[str, Any]
+    routing_key: str
+    deadline: float
+    to_user: bool = False
+    result: AsyncResult[Any] | None = None
 
-    def forget(self) -> None:
-        """Forget what became of the messages so far."""
-        self.nacked.clear()
-        self.returned.clear()
-
-    def publish(self, *arguments: Any, **options: Any) -> Any:
-        """Publish, and return before it is confirmed."""
-        result = super().publish(*arguments, **options)
-        self.number += 1
-        if self._confirms:
-            self.unconfirmed.add(self.number)
-        return result
-
-    def wait_confirmed(self, remaining: Callable[[], float]) -> None:
-        """Return once everything is confirmed, ``returned`` or ``nacked``; ``remaining()`` is the seconds left."""
-        while self.unconfirmed:
-            self.channel.connection.drain_events(timeout=remaining())
-
-    def _on_confirm(self, number: int, multiple: bool) -> None:  # noqa: FBT001  # as py-amqp calls it
-        self.unconfirmed -= self._meant(number, multiple)
-
-    def _on_nack(self, number: int, multiple: bool) -> None:  # noqa: FBT001
-        self.nacked |= self._meant(number, multiple)
-        self.unconfirmed -= self.nacked
-
-    def _meant(self, number: int, multiple: bool) -> set[int]:  # noqa: FBT001
-        return {each for each in self.unconfirmed if each <= number} if multiple else {number}
+    @property
+    def where(self) -> dict[str, str]:
+        return {"exchange": topology.CHAT.name, "routing_key": self.routing_key}
 
 
 class Router:
@@ -111,32 +80,17 @@ class Router:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._celery = celery
-        self._timeout = timeout
         self._queue_arguments = queue_arguments
-        self._clock = clock
-        # Each step fails well inside the deadline, so that a second connection can
-        # still be tried: the first may have died with the broker.
-        self._step = timeout * STEP
-        limits = dict.fromkeys(("read_timeout", "write_timeout", "connect_retries_timeout"), self._step)
-        connection = celery.connection_for_write(
-            url,
-            connect_timeout=self._step,
-            # Whatever Celery's own publishing does: py-amqp would take in the confirms that are counted here.
-            transport_options={**limits, "max_retries": 1, "interval_start": 0.1, "confirm_publish": False},
-        )
-        self._pool = connection.Pool(limit=celery.conf.broker_pool_limit)
-        self._publishers: dict[int, _Publisher] = {}  # by the connection's id
-        self._errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
-        self._away = False
-        self._asking = threading.Lock()
+        self._publishers = Publishers(celery, timeout=timeout, url=url, clock=clock)
+        self._group = GroupCommit(self._write, leaders=_LEADERS)
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
-        self._virtual = connection.transport.driver_type == "memory"
+        self._virtual = self._publishers.virtual
         self.exclusive: Any = threading.Lock() if self._virtual else nullcontext()
 
     def deadline(self) -> float:
         """Return the moment by which calls that start now give up, for several calls to share."""
-        return self._clock() + self._timeout * USED
+        return self._publishers.deadline()
 
     def route(self, message: Message, *, deadline: float | None = None) -> AsyncResult[Any]:
         """Publish ``message`` to its user's queue and return once the broker confirmed.
@@ -145,10 +99,7 @@ class Router:
         have been taken: the message id makes a second try harmless), ``QueueFull`` when
         the user's bounded queue refused it, ``ValueError`` for an unusable user id.
         """
-        queue = topology.queue_name(message.user)
-        until = self.deadline() if deadline is None else deadline
-        as_it_is: set[str] = set()
-        return self._until_confirmed(until, lambda p: self._publish_message(p, message, queue, as_it_is, until))
+        return self._commit(_wanted(message, self.deadline() if deadline is None else deadline))
 
     def route_all(
         self, messages: Sequence[Message], *, deadline: float | None = None
@@ -160,31 +111,27 @@ class Router:
         """
         until = self.deadline() if deadline is None else deadline
         refused: list[tuple[Message, QueueFull | ValueError]] = []
-        waves: list[dict[str, Message]] = []  # by queue: the first message of each user, the second of each …
+        waves: list[list[tuple[Message, _Wanted]]] = []  # the first message of each user, the second of each …
         waves_of: Counter[str] = Counter()
         for message in messages:
             try:
-                queue = topology.queue_name(message.user)
+                wanted = _wanted(message, until)
             except ValueError as err:
                 refused.append((message, err))
                 continue
-            if waves_of[queue] == len(waves):
-                waves.append({})
-            waves[waves_of[queue]][queue] = message
-            waves_of[queue] += 1
+            if waves_of[message.user] == len(waves):
+                waves.append([])
+            waves[waves_of[message.user]].append((message, wanted))
+            waves_of[message.user] += 1
         for wave in waves:
-            for message in self._route_together(wave, until):
+            if len(wave) > 1:
+                self._write([wanted for _, wanted in wave])
+            for message, wanted in wave:
                 try:
-                    self.route(message, deadline=until)
+                    self._commit(wanted)
                 except QueueFull as err:
                     refused.append((message, err))
         return refused
-
-    def _route_together(self, wave: dict[str, Message], deadline: float) -> list[Message]:
-        """Publish one message each to several queues; return those that are still to be routed."""
-        if len(wave) == 1 or self._virtual:
-            return list(wave.values())
-        return self._until_confirmed(deadline, lambda publisher: self._publish_together(publisher, wave, deadline))
 
     def serves(self, user: str) -> bool:  # noqa: ARG002  # as with several brokers (``shards.py``)
         """Return whether this process's workers serve ``user``: with one broker, all of them."""
@@ -192,12 +139,12 @@ class Router:
 
     def ping(self) -> None:
         """Return when the broker answers. Raises ``BrokerUnavailable``."""
-        self._until_confirmed(self.deadline(), lambda publisher: publisher.channel.basic_qos(0, 1, False))
+        self._publishers.run(self.deadline(), lambda publisher: publisher.channel.basic_qos(0, 1, False))
 
     def request_subscriber(self, queue: str) -> None:
         """Ask for a worker to consume ``queue``. Raises ``BrokerUnavailable``."""
         deadline = self.deadline()
-        self._until_confirmed(deadline, lambda publisher: self._request(publisher, queue, deadline))
+        self._publishers.run(deadline, lambda publisher: self._request(publisher, queue, deadline))
 
     def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
         """Say that turn ``number`` of ``user`` waits in the outbox, for a sender to look in ``countdown`` seconds.
@@ -232,7 +179,7 @@ class Router:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
         until = self.deadline() if deadline is None else deadline
         headers = {"reason": reason[:500], "user": message.user}
-        self._until_confirmed(
+        self._publishers.run(
             until,
             lambda publisher: self._publish(
                 publisher, until, **_task(message), exchange=topology.DEAD.name, routing_key="", headers=headers
@@ -241,30 +188,62 @@ class Router:
 
     def close(self) -> None:
         """Close every connection of this router."""
-        self._pool.force_close_all()
+        self._publishers.close()
+
+    def _send(
+        self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
+        countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        what = {
+            "task": task, "arguments": arguments, "kwargs": kwargs,
+            "argsrepr": repr(arguments), "kwargsrepr": "{}", "countdown": countdown or None,
+        }  # fmt: skip
+        self._commit(_Wanted(what, routing_key, self.deadline() if deadline is None else deadline))
+
+    # -- alone, or with what other threads want ------------------------------------
+
+    def _commit(self, wanted: _Wanted) -> AsyncResult[Any]:
+        """Publish it and return once it is confirmed; what a group left is published alone."""
+        if wanted.result is None and not self._virtual:
+            self._group.commit(wanted)
+        return self._alone(wanted) if wanted.result is None else wanted.result
+
+    def _write(self, group: Sequence[_Wanted]) -> None:
+        if len(group) == 1:
+            group[0].result = self._alone(group[0])
+        elif not self._virtual:
+            deadline = min(wanted.deadline for wanted in group)
+            with suppress(BrokerUnavailable):  # each has time of its own left, or finds out by itself
+                self._publishers.run(deadline, lambda publisher: self._publish_together(publisher, group, deadline))
+
+    def _alone(self, wanted: _Wanted) -> AsyncResult[Any]:
+        as_it_is: set[str] = set()
+
+        def publish(publisher: Publisher) -> AsyncResult[Any]:
+            if wanted.to_user:
+                return self._publish_message(publisher, wanted, as_it_is)
+            return self._publish(publisher, wanted.deadline, **wanted.where, **wanted.task)
+
+        return self._publishers.run(wanted.deadline, publish)
 
     # -- on one connection ------------------------------------------------------
 
-    def _publish_message(
-        self, publisher: _Publisher, message: Message, queue: str, as_it_is: set[str], deadline: float
-    ) -> AsyncResult[Any]:
-        def publish(**where: Any) -> AsyncResult[Any]:
-            return self._publish(publisher, deadline, **_task(message), **where)
-
+    def _publish_message(self, publisher: Publisher, wanted: _Wanted, as_it_is: set[str]) -> AsyncResult[Any]:
+        queue, deadline = wanted.routing_key, wanted.deadline
         for _ in range(_TRIES):
             try:
                 with self.exclusive:
                     if self._virtual:
                         self._open(publisher, queue, as_it_is)
-                    result = publish(exchange=topology.CHAT.name, routing_key=queue)
+                    result = self._publish(publisher, deadline, **wanted.where, **wanted.task)
                     if not publisher.returned:
-                        self._look(publisher, queue, deadline)
+                        self._look(publisher, [queue], deadline)
                         return result
                 # No such queue, or one that is being closed. That one must not be bound as it is:
                 # it could still be deleted under a message, and declared anew by another publisher
                 # before the look. So the message goes straight into it first. Either it is kept
                 # now, because it is not empty, or it is gone and what is declared below is new.
-                publish(queue=Queue(queue), declare=())
+                self._publish(publisher, deadline, queue=Queue(queue), **wanted.task)
                 self._open(publisher, queue, as_it_is)
             except PreconditionFailed:
                 as_it_is.add(queue)  # settings changed while it was live: tried again as it is
@@ -276,34 +255,36 @@ class Router:
                 time.sleep(_REFUSED_SECONDS)
         raise BrokerUnavailable(f"the user's queue was away {_TRIES} times while a message was on its way")
 
-    def _publish_together(self, publisher: _Publisher, wave: dict[str, Message], deadline: float) -> list[Message]:
-        """Publish all before the first is confirmed, then look after all; return those that no queue took."""
+    def _publish_together(self, publisher: Publisher, group: Sequence[_Wanted], deadline: float) -> None:
+        """Publish all before the first is confirmed, then look after all; those that no queue took get no result."""
         publisher.forget()
-        numbers = {}
-        for queue, message in wave.items():
-            self._give(publisher, deadline, **_task(message), exchange=topology.CHAT.name, routing_key=queue)
-            numbers[publisher.number] = queue
-        publisher.wait_confirmed(lambda: self._remaining(deadline))
-        left = {*publisher.returned, *(numbers.get(number) for number in publisher.nacked)}
-        taken = [queue for queue in wave if queue not in left]
-        for queue, consumers in zip(taken, declare_user_queues(publisher.channel, taken, passive=True), strict=True):
-            if consumers == 0:
-                self._request(publisher, queue, deadline)
-        return [message for queue, message in wave.items() if queue in left]
+        given = {}
+        for wanted in group:
+            result = self._give(publisher, deadline, **wanted.where, **wanted.task)
+            given[publisher.number] = wanted, result
+        publisher.settle(lambda: self._publishers.remaining(deadline))
+        taken = [
+            (wanted, result)
+            for number, (wanted, result) in given.items()
+            if number not in publisher.nacked and wanted.routing_key not in publisher.returned
+        ]
+        self._look(publisher, list({wanted.routing_key: None for wanted, _ in taken if wanted.to_user}), deadline)
+        for wanted, result in taken:
+            wanted.result = result
 
-    def _is_full(self, publisher: _Publisher, queue: str) -> bool:
+    def _is_full(self, publisher: Publisher, queue: str) -> bool:
         """Return whether a queue that refused a message had no room; some may have been taken out since."""
         waiting = int(publisher.channel.queue_declare(queue, passive=True).message_count)
         return bool(waiting >= self._queue_arguments.get("x-max-length", math.inf) / 2)
 
-    def _open(self, publisher: _Publisher, queue: str, as_it_is: set[str]) -> None:
+    def _open(self, publisher: Publisher, queue: str, as_it_is: set[str]) -> None:
         """Declare and bind a queue, without waiting: an error comes with the answer to the publish that follows."""
         arguments, existing = self._queue_arguments, queue in as_it_is
         declare_user_queue(publisher.channel, queue, arguments, as_it_is=existing, nowait=True)
         bind_user_queue(publisher.channel, queue, nowait=True)
 
-    def _look(self, publisher: _Publisher, queue: str, deadline: float) -> None:
-        """Make sure of a message that was confirmed: that its queue is there, and that somebody consumes it.
+    def _look(self, publisher: Publisher, queues: Sequence[str], deadline: float) -> None:
+        """Make sure of messages that were confirmed: that their queues are there, and that somebody consumes each.
 
         A confirm alone is no proof. What reaches a queue whose process ends, because it is
         deleted or the broker shuts down in order, RabbitMQ confirms and loses. A queue that
@@ -311,10 +292,15 @@ class Router:
         the message is published once more. A worker is asked for only now: earlier, it could
         declare a lost queue anew, and the look would take that one for the old.
         """
-        if int(publisher.channel.queue_declare(queue, passive=True).consumer_count) == 0:
-            self._request(publisher, queue, deadline)
+        if self._virtual:
+            consumers = [declare_user_queue(publisher.channel, queue, {}, as_it_is=True) for queue in queues]
+        else:
+            consumers = declare_user_queues(publisher.channel, queues, passive=True)
+        for queue, count in zip(queues, consumers, strict=True):
+            if count == 0:
+                self._request(publisher, queue, deadline)
 
-    def _request(self, publisher: _Publisher, queue: str, deadline: float) -> None:
+    def _request(self, publisher: Publisher, queue: str, deadline: float) -> None:
         publisher.forget()
         publisher.publish(
             {"queue": queue},
@@ -323,113 +309,30 @@ class Router:
             delivery_mode="persistent",
             mandatory=True,
         )
-        self._wait_confirmed(publisher, deadline)
+        self._confirm(publisher, deadline)
 
-    def _send(
-        self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
-        countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
-        until = self.deadline() if deadline is None else deadline
-        self._until_confirmed(
-            until,
-            lambda publisher: self._publish(
-                publisher, until, task=task, arguments=arguments, kwargs=kwargs,
-                exchange=topology.CHAT.name, routing_key=routing_key,
-                argsrepr=repr(arguments), kwargsrepr="{}", countdown=countdown or None,
-            ),
-        )  # fmt: skip
-
-    def _publish(self, publisher: _Publisher, deadline: float, **options: Any) -> AsyncResult[Any]:
+    def _publish(self, publisher: Publisher, deadline: float, **options: Any) -> AsyncResult[Any]:
         """Publish a task and return once the broker confirmed. Raises ``MessageNacked``."""
         publisher.forget()
         result = self._give(publisher, deadline, **options)
-        self._wait_confirmed(publisher, deadline)
+        self._confirm(publisher, deadline)
         return result
 
     def _give(
-        self, publisher: _Publisher, deadline: float, *, task: str, arguments: tuple[Any, ...],
+        self, publisher: Publisher, deadline: float, *, task: str, arguments: tuple[Any, ...],
         kwargs: dict[str, Any], **options: Any,
     ) -> AsyncResult[Any]:  # fmt: skip
-        self._remaining(deadline)
+        self._publishers.remaining(deadline)
         try:
             return self._celery.send_task(
                 task, arguments, kwargs, producer=publisher, retry=False, delivery_mode="persistent",
-                mandatory=True, **options,
+                mandatory=True, declare=(), **options,
             )  # fmt: skip
         except OperationalError as err:
             raise err.__cause__ or err from None  # Celery wraps what the broker answered
 
-    def _wait_confirmed(self, publisher: _Publisher, deadline: float) -> None:
-        publisher.wait_confirmed(lambda: self._remaining(deadline))
-        if publisher.nacked:
-            raise MessageNacked
-
-    def _remaining(self, deadline: float) -> float:
-        remaining = deadline - self._clock()
-        if remaining <= 0:
-            raise BrokerUnavailable(f"the broker did not confirm within {self._timeout:g} s")
-        return remaining
-
-    def _until_confirmed(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
-        """Run ``publish`` and return what it does, unless the broker is known to be away.
-
-        Once a call has waited for its whole time, one at a time asks and the others end at
-        once: a web process whose threads all wait would keep everybody waiting.
-        """
-        if not self._away:
-            return self._try(deadline, publish)
-        if not self._asking.acquire(blocking=False):
-            raise BrokerUnavailable("the broker cannot be used; another call is asking for it")
-        try:
-            return self._try(deadline, publish)
-        finally:
-            self._asking.release()
-
-    def _try(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
-        try:
-            confirmed = self._retried(deadline, publish)
-        except BrokerUnavailable:
-            self._away = True
-            raise
-        self._away = False
-        return confirmed
-
-    def _retried(self, deadline: float, publish: Callable[[_Publisher], T]) -> T:
-        """Run ``publish`` on a pooled connection, and on a fresh one while time is left."""
-        while True:
-            try:
-                with self._publisher(deadline) as publisher:
-                    return publish(publisher)
-            except self._errors as err:
-                if self._clock() >= deadline - 2 * self._step:  # no time left to connect anew and ask
-                    raise BrokerUnavailable(f"the broker cannot be used: {err!r}") from err
-                time.sleep(0.05)
-
-    @contextmanager
-    def _publisher(self, deadline: float) -> Iterator[_Publisher]:
-        try:
-            connection = self._pool.acquire(block=True, timeout=self._remaining(deadline))
-        except LimitExceeded as err:
-            raise BrokerUnavailable("every connection to the broker is in use") from err
-        try:
-            yield self._publisher_on(connection)
-        except (*self._errors, BrokerUnavailable):
-            # Not to be used again: what it still waits for would be taken for the
-            # answer to the next request.
-            connection.collect(socket_timeout=0.1)
-            raise
-        finally:
-            connection.release()
-
-    def _publisher_on(self, connection: Any) -> _Publisher:
-        """Return the publisher of a connection's channel: confirms are counted on each channel."""
-        channel = connection.default_channel
-        publisher = self._publishers.get(id(connection))
-        if publisher is None or publisher.channel is not channel:
-            for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
-                maybe_declare(queue, channel)
-            publisher = self._publishers[id(connection)] = _Publisher(channel)
-        return publisher
+    def _confirm(self, publisher: Publisher, deadline: float) -> None:
+        publisher.confirm(lambda: self._publishers.remaining(deadline))
 
 
 def declare_user_queue(
@@ -464,6 +367,10 @@ def declare_user_queues(
 def bind_user_queue(channel: Any, queue: str, *, nowait: bool = False) -> None:
     """Have what is published for a user routed to their queue. Only for a queue that nobody can be deleting."""
     channel.queue_bind(queue, exchange=topology.CHAT.name, routing_key=queue, nowait=nowait)
+
+
+def _wanted(message: Message, deadline: float) -> _Wanted:
+    return _Wanted(_task(message), topology.queue_name(message.user), deadline, to_user=True)
 
 
 def _task(message: Message) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_sessions_leave_nothing_behind(request, rabbitmq, redis_server, bot):  #
     with serving(bot, Watched), ThreadPoolExecutor(8) as people:
         wave(0, WAVE)
         # The pools open connections as they are needed: all of them now, so that more would be a leak.
-        for pool in (bot.router._pool, bot.celery.pool):
+        for pool in (bot.router._publishers.pool, bot.celery.pool):
             pooled = [pool.acquire(block=True) for _ in range(16)]
             for resource in pooled:
                 assert resource.default_channel

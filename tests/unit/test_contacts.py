@@ -16,6 +16,7 @@ from chatbot.contacts import Contact, Names, canonical
 from chatbot.errors import TurnUnderWay
 from chatbot.messages import Message, Status
 from chatbot.ops import dead_letters
+from chatbot.publishing import Publishers
 from chatbot.router import Router
 from chatbot.store import Moved, Store, connect
 from chatbot.webhook import create_app
@@ -94,7 +95,7 @@ class Published:
 
     def __init__(self, monkeypatch):
         self.sent = []
-        monkeypatch.setattr(Router, "_until_confirmed", lambda router, deadline, publish: publish(self))
+        monkeypatch.setattr(Publishers, "run", lambda _, deadline, publish: publish(self))
         monkeypatch.setattr(Router, "_open", lambda *_: None)
         monkeypatch.setattr(Router, "_look", lambda *_, **__: None)
         monkeypatch.setattr(Router, "_publish", self._publish)

@@ -1,4 +1,4 @@
-"""The router while its broker is away."""
+"""Publishing while the broker is away."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import pytest
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
+from chatbot.publishing import Publishers
 
 
 @pytest.fixture
-def router():
+def publishers():
     bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://"))
-    yield bot.router
+    publishers = Publishers(bot.celery, timeout=5)
+    yield publishers
+    publishers.close()
     bot.close()
 
 
-def test_once_a_call_has_waited_in_vain_one_at_a_time_asks_and_the_others_end_at_once(router):
+def test_once_a_call_has_waited_in_vain_one_at_a_time_asks_and_the_others_end_at_once(publishers):
     def broken(_publisher):
         raise OSError("gone")
 
@@ -30,19 +33,19 @@ def test_once_a_call_has_waited_in_vain_one_at_a_time_asks_and_the_others_end_at
 
     asking, back = threading.Event(), threading.Event()
     with pytest.raises(BrokerUnavailable, match="cannot be used"):
-        router._until_confirmed(router.deadline() - 3, broken)
+        publishers.run(publishers.deadline() - 3, broken)
     with ThreadPoolExecutor(1) as pool:
-        asks = pool.submit(router._until_confirmed, router.deadline() + 60, ask)
+        asks = pool.submit(publishers.run, publishers.deadline() + 60, ask)
         assert asking.wait(30)
         with pytest.raises(BrokerUnavailable, match="another call"):
-            router.ping()
+            publishers.run(publishers.deadline(), bool)
         back.set()
         assert asks.result(30)
     with ThreadPoolExecutor(1) as pool:
         asking.clear()
         back.clear()
-        slow = pool.submit(router._until_confirmed, router.deadline() + 60, ask)
+        slow = pool.submit(publishers.run, publishers.deadline() + 60, ask)
         assert asking.wait(30)
-        router.ping()  # it is back: side by side again
+        publishers.run(publishers.deadline(), bool)  # it is back: side by side again
         back.set()
         assert slow.result(30)
