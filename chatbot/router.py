@@ -58,7 +58,7 @@ class _Wanted:
     result: AsyncResult[Any] | None = None
 
     @property
-    def where(self) -> dict[str, str]:
+    def where(self) -> dict[str, Any]:
         return {"exchange": topology.CHAT.name, "routing_key": self.routing_key}
 
 
