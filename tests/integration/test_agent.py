@@ -15,6 +15,7 @@ from crewai.events import (
     crewai_event_bus,
 )
 from crewai.tools import BaseTool
+from openai._utils import _transform as openai_transform
 
 from chatbot.agent import CrewAgent, Persona, from_settings
 from chatbot.config import Settings, SettingsError
@@ -64,6 +65,26 @@ def test_braces_people_write_are_not_filled_in(agent, llm):
 def test_only_as_much_past_as_fits(agent, llm):
     agent.reply(said("fim"), past(("a" * 60, "b" * 60), ("c" * 30, "d" * 30)))
     assert llm.calls[0].said == ["c" * 30, "fim"]
+
+
+def test_a_long_past_is_not_walked_through_type_by_type(llm, monkeypatch):
+    """OpenAI's client does so with each message, and there most of a turn's processor time went."""
+    walked, walk = [], openai_transform._transform_recursive
+
+    def counted(*arguments, **options):
+        walked.append(arguments)
+        return walk(*arguments, **options)
+
+    monkeypatch.setattr(openai_transform, "_transform_recursive", counted)
+    settings = Settings(_env_file=None, llm_model="stub", llm_base_url=llm.url)
+    agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=10_000)
+    steps = []
+    for turns in (0, 30):
+        walked.clear()
+        agent.reply(said("oi"), past(*[("oi", "olá")] * turns))
+        steps.append(len(walked))
+    assert steps[0] == steps[1] > 0
+    assert [len(call.messages) for call in llm.calls] == [2, 62]
 
 
 IMAGE = "data:image/png;base64,aWNvbg=="

@@ -20,6 +20,7 @@ from chatbot.app import Chatbot
 from chatbot.breaker import Breaker
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable, CircuitOpen, QueueFull
+from chatbot.group_commit import GroupCommit
 from chatbot.messages import Message
 from chatbot.router import Router, declare_user_queue
 from chatbot.sessions import Sessions
@@ -676,6 +677,49 @@ def test_for_messages_that_come_together_a_worker_is_asked_where_none_consumes(r
     with serving(bot):
         for user in ("ana", "bia"):
             wait_until(lambda user=user: replies(bot, user) == ["1: antes", "2: oi"])
+
+
+def test_what_threads_publish_at_once_goes_out_together_and_each_hears_of_its_own(rabbitmq, redis_server):
+    """One is in a live session, one opens a session, one finds its queue full."""
+    bot = chatbot(rabbitmq, redis_server, max_waiting=2)
+    bot.store._redis.flushdb()
+    router = Router(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
+    groups, began, may_write = [], threading.Event(), threading.Event()
+
+    def write(group):
+        groups.append([wanted.routing_key for wanted in group])
+        began.set()
+        assert may_write.wait(30)
+        router._write(group)
+
+    def route(user):
+        return pool.submit(router.route, Message(user=user, id=f"{user}!", text="oi"))
+
+    with serving(bot), ThreadPoolExecutor(4) as pool:
+        bot.agent.go.clear()
+        say(bot, "antes", "bia")
+        say(bot, "em curso", "caio")
+        wait_until(lambda: len(bot.agent.seen) == 2)
+        say(bot, "1", "caio")
+        say(bot, "2", "caio")
+        router._group = GroupCommit(write)
+        first = route("ana")
+        assert began.wait(30)
+        others = [route(user) for user in ("bia", "caio", "davi")]
+        wait_until(lambda: len(router._group._waiting) == 3, what="three that wait for the first")
+        may_write.set()
+        for routed in (first, others[0], others[2]):
+            assert routed.result(30).id
+        with pytest.raises(QueueFull):
+            others[1].result(30)
+        assert [sorted(group) for group in groups] == [["chat.ana"], ["chat.bia", "chat.caio", "chat.davi"]]
+        bot.agent.go.set()
+        for user, answers in {
+            "ana": ["1: oi"], "bia": ["1: antes", "2: oi"], "caio": ["1: em curso", "2: 1", "3: 2"], "davi": ["1: oi"],
+        }.items():  # fmt: skip
+            wait_until(lambda user=user, answers=answers: replies(bot, user) == answers, what=f"answers to {user}")
+    router.close()
+    bot.close()
 
 
 def test_confirms_are_counted_where_celery_waits_for_its_own(bot):
