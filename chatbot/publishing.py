@@ -33,10 +33,12 @@ class Publisher(Producer):
     """The producer of one channel, which knows what the broker made of each message by its number, from 1 on.
 
     ``unconfirmed`` and ``nacked`` hold numbers, ``returned`` the routing keys of what was unroutable.
+    ``step`` is what the connection gives each read, in seconds.
     """
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, step: float) -> None:
         self.number = 0
+        self._step = step
         self.unconfirmed: set[int] = set()
         self.nacked: set[int] = set()
         self.returned: list[str] = []
@@ -63,12 +65,12 @@ class Publisher(Producer):
     def settle(self, remaining: Callable[[], float]) -> None:
         """Return once everything is confirmed, ``returned`` or ``nacked``; ``remaining()`` raises when it is late.
 
-        The connection's own limit ends each read. One of its own for each read would cost two system calls a frame.
+        Only the last read has a limit of its own: that costs two system calls a frame.
         """
         while self.unconfirmed:
-            remaining()
+            left = remaining()
             with suppress(TimeoutError):
-                self.channel.connection.drain_events()
+                self.channel.connection.drain_events(timeout=left if left < self._step else None)
 
     def confirm(self, remaining: Callable[[], float]) -> None:
         """Return as ``settle`` does. Raises ``MessageNacked`` when something was."""
@@ -117,8 +119,12 @@ class Publishers:
         self.virtual = connection.transport.driver_type == "memory"
 
     def deadline(self) -> float:
-        """Return the moment by which calls that start now give up, for several calls to share."""
-        return self._clock() + self._timeout * USED
+        """Return the moment by which calls that start now give up, for several calls to share.
+
+        While the broker is away they do so after one step: a request may have waited for a
+        thread as long as those took that found out, and is to be refused in time, too.
+        """
+        return self._clock() + self._timeout * (STEP if self._away else USED)
 
     def remaining(self, deadline: float) -> float:
         """Return the seconds left. Raises ``BrokerUnavailable`` when there are none."""
@@ -193,5 +199,5 @@ class Publishers:
                 connection.connection.transport.sock.settimeout(self._step)
             for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
                 maybe_declare(queue, channel)
-            publisher = self._on[id(connection)] = Publisher(channel)
+            publisher = self._on[id(connection)] = Publisher(channel, self._step)
         return publisher

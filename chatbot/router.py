@@ -99,7 +99,7 @@ class Router:
         have been taken: the message id makes a second try harmless), ``QueueFull`` when
         the user's bounded queue refused it, ``ValueError`` for an unusable user id.
         """
-        return self._commit(_wanted(message, self.deadline() if deadline is None else deadline))
+        return self._commit(_wanted(message, self._until(deadline)))
 
     def route_all(
         self, messages: Sequence[Message], *, deadline: float | None = None
@@ -109,7 +109,7 @@ class Router:
         Those of different users go out together and are confirmed together. Raises
         ``BrokerUnavailable`` when one was not taken by the deadline.
         """
-        until = self.deadline() if deadline is None else deadline
+        until = self._until(deadline)
         refused: list[tuple[Message, QueueFull | ValueError]] = []
         waves: list[list[tuple[Message, _Wanted]]] = []  # the first message of each user, the second of each …
         waves_of: Counter[str] = Counter()
@@ -177,7 +177,7 @@ class Router:
 
     def bury(self, message: Message, reason: str, *, deadline: float | None = None) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
-        until = self.deadline() if deadline is None else deadline
+        until = self._until(deadline)
         headers = {"reason": reason[:500], "user": message.user}
         self._publishers.run(
             until,
@@ -198,7 +198,10 @@ class Router:
             "task": task, "arguments": arguments, "kwargs": kwargs,
             "argsrepr": repr(arguments), "kwargsrepr": "{}", "countdown": countdown or None,
         }  # fmt: skip
-        self._commit(_Wanted(what, routing_key, self.deadline() if deadline is None else deadline))
+        self._commit(_Wanted(what, routing_key, self._until(deadline)))
+
+    def _until(self, deadline: float | None) -> float:
+        return self.deadline() if deadline is None else min(deadline, self.deadline())
 
     # -- alone, or with what other threads want ------------------------------------
 

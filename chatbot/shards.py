@@ -57,7 +57,7 @@ class ShardedRouter:
 
     def deadline(self) -> float:
         """Return the moment by which calls that start now give up, for several calls to share."""
-        return self._routers[self._own].deadline()
+        return max(router.deadline() for router in self._routers.values())
 
     def route(self, message: Message, *, deadline: float | None = None) -> AsyncResult[Any]:
         """Publish ``message`` to its user's queue."""

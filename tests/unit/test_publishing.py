@@ -49,3 +49,21 @@ def test_once_a_call_has_waited_in_vain_one_at_a_time_asks_and_the_others_end_at
         publishers.run(publishers.deadline(), bool)  # it is back: side by side again
         back.set()
         assert slow.result(30)
+
+
+def test_while_the_broker_is_away_a_call_asks_for_a_step_and_no_longer():
+    """A request that waited for a thread while others found out is to be refused in time, too."""
+    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://"))
+    publishers = Publishers(bot.celery, timeout=5, clock=lambda: 100.0)
+
+    def broken(_publisher):
+        raise OSError("gone")
+
+    assert publishers.deadline() == pytest.approx(103.5)
+    with pytest.raises(BrokerUnavailable):
+        publishers.run(100.5, broken)
+    assert publishers.deadline() == pytest.approx(101)
+    publishers.run(publishers.deadline(), bool)
+    assert publishers.deadline() == pytest.approx(103.5)
+    publishers.close()
+    bot.close()
