@@ -1,4 +1,4 @@
-"""Sessions that open and close leave nothing behind. ``pytest --churn 10000`` for many."""
+"""Sessions that open and close leave nothing behind. ``pytest --churn 10000 --timeout 1800`` for many."""
 
 from __future__ import annotations
 
