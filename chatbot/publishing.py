@@ -33,12 +33,14 @@ class Publisher(Producer):
     """The producer of one channel, which knows what the broker made of each message by its number, from 1 on.
 
     ``unconfirmed`` and ``nacked`` hold numbers, ``returned`` the routing keys of what was unroutable.
-    ``step`` is what the connection gives each read, in seconds.
+    ``step`` is what the connection gives each read, in seconds; ``remaining`` says how many are left
+    until a deadline and raises when there are none.
     """
 
-    def __init__(self, channel: Any, step: float) -> None:
+    def __init__(self, channel: Any, *, step: float, remaining: Callable[[float], float]) -> None:
         self.number = 0
         self._step = step
+        self.remaining = remaining
         self.unconfirmed: set[int] = set()
         self.nacked: set[int] = set()
         self.returned: list[str] = []
@@ -62,19 +64,19 @@ class Publisher(Producer):
             self.unconfirmed.add(self.number)
         return result
 
-    def settle(self, remaining: Callable[[], float]) -> None:
-        """Return once everything is confirmed, ``returned`` or ``nacked``; ``remaining()`` raises when it is late.
+    def settle(self, deadline: float) -> None:
+        """Return once everything is confirmed, ``returned`` or ``nacked``. Raises ``BrokerUnavailable``.
 
         Only the last read has a limit of its own: that costs two system calls a frame.
         """
         while self.unconfirmed:
-            left = remaining()
+            left = self.remaining(deadline)
             with suppress(TimeoutError):
                 self.channel.connection.drain_events(timeout=left if left < self._step else None)
 
-    def confirm(self, remaining: Callable[[], float]) -> None:
+    def confirm(self, deadline: float) -> None:
         """Return as ``settle`` does. Raises ``MessageNacked`` when something was."""
-        self.settle(remaining)
+        self.settle(deadline)
         if self.nacked:
             raise MessageNacked
 
@@ -126,7 +128,7 @@ class Publishers:
         """
         return self._clock() + self._timeout * (STEP if self._away else USED)
 
-    def remaining(self, deadline: float) -> float:
+    def _remaining(self, deadline: float) -> float:
         """Return the seconds left. Raises ``BrokerUnavailable`` when there are none."""
         remaining = deadline - self._clock()
         if remaining <= 0:
@@ -176,7 +178,7 @@ class Publishers:
     @contextmanager
     def _publisher(self, deadline: float) -> Iterator[Publisher]:
         try:
-            connection = self.pool.acquire(block=True, timeout=self.remaining(deadline))
+            connection = self.pool.acquire(block=True, timeout=self._remaining(deadline))
         except LimitExceeded as err:
             raise BrokerUnavailable("every connection to the broker is in use") from err
         try:
@@ -199,5 +201,5 @@ class Publishers:
                 connection.connection.transport.sock.settimeout(self._step)
             for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
                 maybe_declare(queue, channel)
-            publisher = self._on[id(connection)] = Publisher(channel, self._step)
+            publisher = self._on[id(connection)] = Publisher(channel, step=self._step, remaining=self._remaining)
         return publisher

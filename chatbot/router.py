@@ -124,7 +124,7 @@ class Router:
             waves[waves_of[message.user]].append((message, wanted))
             waves_of[message.user] += 1
         for wave in waves:
-            if len(wave) > 1:
+            if len(wave) > 1 and not self._virtual:
                 self._write([wanted for _, wanted in wave])
             for message, wanted in wave:
                 try:
@@ -214,7 +214,7 @@ class Router:
     def _write(self, group: Sequence[_Wanted]) -> None:
         if len(group) == 1:
             group[0].result = self._alone(group[0])
-        elif not self._virtual:
+        else:
             deadline = min(wanted.deadline for wanted in group)
             with suppress(BrokerUnavailable):  # each has time of its own left, or finds out by itself
                 self._publishers.run(deadline, lambda publisher: self._publish_together(publisher, group, deadline))
@@ -265,7 +265,7 @@ class Router:
         for wanted in group:
             result = self._give(publisher, deadline, **wanted.where, **wanted.task)
             given[publisher.number] = wanted, result
-        publisher.settle(lambda: self._publishers.remaining(deadline))
+        publisher.settle(deadline)
         taken = [
             (wanted, result)
             for number, (wanted, result) in given.items()
@@ -295,10 +295,7 @@ class Router:
         the message is published once more. A worker is asked for only now: earlier, it could
         declare a lost queue anew, and the look would take that one for the old.
         """
-        if self._virtual:
-            consumers = [declare_user_queue(publisher.channel, queue, {}, as_it_is=True) for queue in queues]
-        else:
-            consumers = declare_user_queues(publisher.channel, queues, passive=True)
+        consumers = declare_user_queues(publisher.channel, queues, passive=True)
         for queue, count in zip(queues, consumers, strict=True):
             if count == 0:
                 self._request(publisher, queue, deadline)
@@ -312,20 +309,20 @@ class Router:
             delivery_mode="persistent",
             mandatory=True,
         )
-        self._confirm(publisher, deadline)
+        publisher.confirm(deadline)
 
     def _publish(self, publisher: Publisher, deadline: float, **options: Any) -> AsyncResult[Any]:
         """Publish a task and return once the broker confirmed. Raises ``MessageNacked``."""
         publisher.forget()
         result = self._give(publisher, deadline, **options)
-        self._confirm(publisher, deadline)
+        publisher.confirm(deadline)
         return result
 
     def _give(
         self, publisher: Publisher, deadline: float, *, task: str, arguments: tuple[Any, ...],
         kwargs: dict[str, Any], **options: Any,
     ) -> AsyncResult[Any]:  # fmt: skip
-        self._publishers.remaining(deadline)
+        publisher.remaining(deadline)
         try:
             return self._celery.send_task(
                 task, arguments, kwargs, producer=publisher, retry=False, delivery_mode="persistent",
@@ -333,9 +330,6 @@ class Router:
             )  # fmt: skip
         except OperationalError as err:
             raise err.__cause__ or err from None  # Celery wraps what the broker answered
-
-    def _confirm(self, publisher: Publisher, deadline: float) -> None:
-        publisher.confirm(lambda: self._publishers.remaining(deadline))
 
 
 def declare_user_queue(
@@ -358,8 +352,10 @@ def declare_user_queues(
 ) -> list[int]:
     """Declare users' queues in one round trip, or only look (``passive``); return how many consume each.
 
-    For AMQP only. After an error, which closes the channel, each has to be declared by itself.
+    After an error, which closes the channel, each has to be declared by itself.
     """
+    if not hasattr(channel, "send_method"):  # a virtual broker, which nothing travels to
+        return [declare_user_queue(channel, queue, arguments or {}, as_it_is=passive) for queue in queues]
     for queue in queues:
         channel.send_method(
             spec.Queue.Declare, "BsbbbbbF", (0, queue, passive, True, False, False, False, arguments or {})

@@ -310,12 +310,11 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def _declare(self, queues: list[str]) -> list[int]:
         """Declare users' queues; return how many consume each."""
-        if not self._virtual:
-            try:
-                return declare_user_queues(self._admin, queues, self._arguments)
-            except PreconditionFailed:
-                self._admin = self._connection.channel()
-        return [self._declare_one(queue) for queue in queues]
+        try:
+            return declare_user_queues(self._admin, queues, self._arguments)
+        except PreconditionFailed:
+            self._admin = self._connection.channel()
+            return [self._declare_one(queue) for queue in queues]
 
     def _declare_one(self, queue: str) -> int:
         try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
-from chatbot.publishing import Publishers
+from chatbot.messages import Message
+from chatbot.publishing import Publisher, Publishers
 
 
 @pytest.fixture
@@ -67,3 +70,40 @@ def test_while_the_broker_is_away_a_call_asks_for_a_step_and_no_longer():
     assert publishers.deadline() == pytest.approx(103.5)
     publishers.close()
     bot.close()
+
+
+def test_what_several_calls_share_is_no_reason_to_ask_longer_while_the_broker_is_away(monkeypatch):
+    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://"))
+    publishers, deadlines = bot.router._publishers, []
+    publishers._clock = lambda: 100.0
+    monkeypatch.setattr(publishers, "run", lambda deadline, _: deadlines.append(deadline))
+    for publishers._away in (False, True):
+        bot.router.route(Message(user="ana", id="1", text="oi"), deadline=102.0)
+    assert deadlines == [pytest.approx(102), pytest.approx(101)]
+    bot.close()
+
+
+def test_a_confirm_that_takes_longer_than_a_step_is_waited_for_until_the_deadline():
+    def read(timeout):
+        limits.append(timeout)
+        if len(limits) < 3:
+            raise TimeoutError
+        [confirmed] = channel.events["basic_ack"]
+        confirmed(1, multiple=False)
+
+    def remaining(deadline):
+        if not left:
+            raise BrokerUnavailable(f"not by {deadline}")
+        return left.pop(0)
+
+    limits, left = [], [2.5, 1.5, 0.5]
+    channel = SimpleNamespace(
+        events=defaultdict(set), confirm_select=lambda: None, connection=SimpleNamespace(drain_events=read)
+    )
+    publisher = Publisher(channel, step=1.0, remaining=remaining)
+    publisher.unconfirmed.add(1)
+    publisher.settle(9.0)
+    assert limits == [None, None, 0.5], "only the last read has a limit of its own"
+    publisher.unconfirmed.add(2)
+    with pytest.raises(BrokerUnavailable, match="not by 9"):
+        publisher.settle(9.0)

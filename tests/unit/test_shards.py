@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +76,12 @@ def test_a_status_goes_where_its_reply_came_from():
         reported, woken = routers[choose(user, BROKERS)].called[-2:]
         assert (reported, woken) == (("report", status), ("wake_sender", user, 3))
         assert router.serves(user) == (choose(user, BROKERS) == "a:5672/")
+
+
+def test_a_broker_that_is_away_shortens_no_others_time():
+    untils = dict(zip(BROKERS, (1.0, 3.5, 3.4), strict=True))
+    routers = {name: SimpleNamespace(deadline=lambda until=until: until) for name, until in untils.items()}
+    assert ShardedRouter(routers, own="a:5672/").deadline() == 3.5
 
 
 def test_one_broker_is_no_shard():
