@@ -1,8 +1,8 @@
 """Group commit: what several threads want written at once, one of them writes for all.
 
-A call that finds fewer than ``leaders`` at it writes at once, alone. Those that come
-meanwhile wait; when a leader is done, the first of them leads them all. So a call that is
-alone pays nothing, and the more there are, the less each costs.
+A call that finds nobody at it writes at once, alone. Those that come meanwhile wait; when
+the leader is done, the first of them leads them all. So a call that is alone pays nothing,
+and the more there are, the less each costs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class _Call(Generic[T]):
 
 
 class GroupCommit(Generic[T]):
-    """Hands items of many threads to ``write``, several at a time; at most ``leaders`` threads are in it."""
+    """Hands items of many threads to ``write``, several at a time; one thread is in it."""
 
-    def __init__(self, write: Callable[[list[T]], None], *, leaders: int = 1) -> None:
+    def __init__(self, write: Callable[[list[T]], None]) -> None:
         self._write = write
         self._lock = threading.Lock()
-        self._free = leaders
-        self._waiting: list[_Call[T]] = []  # empty while a leader is free
+        self._led = False
+        self._waiting: list[_Call[T]] = []  # empty while nobody leads
 
     def commit(self, item: T) -> None:
         """Return once ``write`` returned that was given ``item``, maybe among others.
@@ -41,11 +41,11 @@ class GroupCommit(Generic[T]):
         """
         call = _Call(item)
         with self._lock:
-            if self._free:
-                self._free -= 1
-                call.group = [call]
-            else:
+            if self._led:
                 self._waiting.append(call)
+            else:
+                self._led = True
+                call.group = [call]
         if not call.group:
             call.woken.acquire()
         if call.group:
@@ -62,8 +62,7 @@ class GroupCommit(Generic[T]):
     def _hand_over(self) -> None:
         with self._lock:
             group, self._waiting = self._waiting, []
+            self._led = bool(group)
             if group:
                 group[0].group = group
                 group[0].woken.release()
-            else:
-                self._free += 1

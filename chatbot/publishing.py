@@ -21,6 +21,7 @@ from kombu.exceptions import LimitExceeded, OperationalError
 
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable
+from chatbot.frames import Frames
 
 T = TypeVar("T")
 
@@ -110,7 +111,13 @@ class Publishers:
             url,
             connect_timeout=self._step,
             # Whatever Celery's own publishing does: py-amqp would take in the confirms that are counted here.
-            transport_options={**limits, "max_retries": 1, "interval_start": 0.1, "confirm_publish": False},
+            transport_options={
+                **limits,
+                "max_retries": 1,
+                "interval_start": 0.1,
+                "confirm_publish": False,
+                "frame_writer": Frames,
+            },
         )
         self.pool = connection.Pool(limit=celery.conf.broker_pool_limit)
         self._on: dict[int, Publisher] = {}  # by the connection's id

@@ -26,7 +26,9 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from chatbot import topology
+from chatbot.calls import Call
 from chatbot.errors import BrokerUnavailable, QueueFull
+from chatbot.frames import together
 from chatbot.group_commit import GroupCommit
 from chatbot.messages import Message, Status
 from chatbot.publishing import Publisher, Publishers
@@ -40,21 +42,21 @@ REPORT = "chatbot.report"
 #: A message that keeps coming back as unroutable, or is refused with room left, finds its queue gone each time.
 _TRIES = 5
 _REFUSED_SECONDS = 0.1
-#: So many groups of messages are on their way at a time: while one waits for the broker's disk, the next is written.
-_LEADERS = 2
 
 
 @dataclass(eq=False, slots=True)
 class _Wanted:
-    """A task to be published by ``deadline``: as ``_give`` takes it, its ``result`` once it is confirmed.
+    """A call to be published by ``deadline``, with its ``result`` once it is confirmed.
 
-    With ``to_user`` its routing key names the user's queue, which may not be there.
+    With ``to_user`` its routing key names the user's queue, which may not be there:
+    ``returned`` says that the broker just said so.
     """
 
-    task: dict[str, Any]
+    call: Call
     routing_key: str
     deadline: float
     to_user: bool = False
+    returned: bool = False
     result: AsyncResult[Any] | None = None
 
     @property
@@ -82,7 +84,7 @@ class Router:
         self._celery = celery
         self._queue_arguments = queue_arguments
         self._publishers = Publishers(celery, timeout=timeout, url=url, clock=clock)
-        self._group = GroupCommit(self._write, leaders=_LEADERS)
+        self._group = GroupCommit(self._write)
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
         self._virtual = self._publishers.virtual
@@ -124,11 +126,10 @@ class Router:
             waves[waves_of[message.user]].append((message, wanted))
             waves_of[message.user] += 1
         for wave in waves:
-            if len(wave) > 1 and not self._virtual:
-                self._write([wanted for _, wanted in wave])
+            self._group_commit([wanted for _, wanted in wave])
             for message, wanted in wave:
                 try:
-                    self._commit(wanted)
+                    self._result(wanted)
                 except QueueFull as err:
                     refused.append((message, err))
         return refused
@@ -144,7 +145,7 @@ class Router:
     def request_subscriber(self, queue: str) -> None:
         """Ask for a worker to consume ``queue``. Raises ``BrokerUnavailable``."""
         deadline = self.deadline()
-        self._publishers.run(deadline, lambda publisher: self._request(publisher, queue, deadline))
+        self._publishers.run(deadline, lambda publisher: self._request(publisher, [queue], deadline))
 
     def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
         """Say that turn ``number`` of ``user`` waits in the outbox, for a sender to look in ``countdown`` seconds.
@@ -181,8 +182,13 @@ class Router:
         headers = {"reason": reason[:500], "user": message.user}
         self._publishers.run(
             until,
-            lambda publisher: self._publish(
-                publisher, until, **_task(message), exchange=topology.DEAD.name, routing_key="", headers=headers
+            lambda publisher: self._publish_known(
+                publisher,
+                until,
+                _call(message),
+                exchange=topology.DEAD.name,
+                routing_key=topology.DEAD.name,
+                headers=headers,
             ),
         )
 
@@ -194,59 +200,80 @@ class Router:
         self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
         countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
-        what = {
-            "task": task, "arguments": arguments, "kwargs": kwargs,
-            "argsrepr": repr(arguments), "kwargsrepr": "{}", "countdown": countdown or None,
-        }  # fmt: skip
-        self._commit(_Wanted(what, routing_key, self._until(deadline)))
+        call = Call(task, arguments, kwargs, shown=repr(arguments), countdown=countdown)
+        self._commit(_Wanted(call, routing_key, self._until(deadline)))
 
     def _until(self, deadline: float | None) -> float:
         return self.deadline() if deadline is None else min(deadline, self.deadline())
 
-    # -- alone, or with what other threads want ------------------------------------
+    # -- with what other threads want, then alone ------------------------------------
 
     def _commit(self, wanted: _Wanted) -> AsyncResult[Any]:
-        """Publish it and return once it is confirmed; what a group left is published alone."""
-        if wanted.result is None and not self._virtual:
-            self._group.commit(wanted)
-        return self._alone(wanted) if wanted.result is None else wanted.result
+        """Publish it and return once it is confirmed."""
+        self._group_commit([wanted])
+        return self._result(wanted)
 
-    def _write(self, group: Sequence[_Wanted]) -> None:
-        if len(group) == 1:
-            group[0].result = self._alone(group[0])
-        else:
-            deadline = min(wanted.deadline for wanted in group)
-            with suppress(BrokerUnavailable):  # each has time of its own left, or finds out by itself
-                self._publishers.run(deadline, lambda publisher: self._publish_together(publisher, group, deadline))
+    def _group_commit(self, group: Sequence[_Wanted]) -> None:
+        """Publish a group with what other threads want just now; what could not be is left without a result."""
+        if not self._virtual:
+            self._group.commit(group)
 
-    def _alone(self, wanted: _Wanted) -> AsyncResult[Any]:
-        as_it_is: set[str] = set()
+    def _write(self, groups: Sequence[Sequence[_Wanted]]) -> None:
+        group = [wanted for group in groups for wanted in group]
+        deadline = min(wanted.deadline for wanted in group)
+        with suppress(BrokerUnavailable):  # each has time of its own left, or finds out by itself
+            self._publishers.run(deadline, lambda publisher: self._publish_together(publisher, group, deadline))
 
-        def publish(publisher: Publisher) -> AsyncResult[Any]:
-            if wanted.to_user:
-                return self._publish_message(publisher, wanted, as_it_is)
-            return self._publish(publisher, wanted.deadline, **wanted.where, **wanted.task)
-
-        return self._publishers.run(wanted.deadline, publish)
+    def _result(self, wanted: _Wanted) -> AsyncResult[Any]:
+        """Return the result; what has none is published alone, whatever that takes."""
+        if wanted.result is None:
+            as_it_is: set[str] = set()
+            wanted.result = self._publishers.run(
+                wanted.deadline, lambda publisher: self._publish_alone(publisher, wanted, as_it_is)
+            )
+        return wanted.result
 
     # -- on one connection ------------------------------------------------------
 
-    def _publish_message(self, publisher: Publisher, wanted: _Wanted, as_it_is: set[str]) -> AsyncResult[Any]:
+    def _publish_together(self, publisher: Publisher, group: Sequence[_Wanted], deadline: float) -> None:
+        """Publish all before the first is confirmed, then look after all; those that no queue took get no result."""
+        publisher.forget()
+        given = {}
+        with together(publisher.channel):
+            for wanted in group:
+                result = self._give(publisher, deadline, wanted.call, **wanted.where)
+                given[publisher.number] = wanted, result
+        publisher.settle(deadline)
+        taken = []
+        for number, (wanted, result) in given.items():
+            wanted.returned = wanted.routing_key in publisher.returned
+            if number not in publisher.nacked and not wanted.returned:
+                taken.append((wanted, result))
+        self._look(publisher, list({wanted.routing_key: None for wanted, _ in taken if wanted.to_user}), deadline)
+        for wanted, result in taken:
+            wanted.result = result
+
+    def _publish_alone(self, publisher: Publisher, wanted: _Wanted, as_it_is: set[str]) -> AsyncResult[Any]:
+        if not wanted.to_user:
+            return self._publish_known(publisher, wanted.deadline, wanted.call, **wanted.where)
         queue, deadline = wanted.routing_key, wanted.deadline
         for _ in range(_TRIES):
             try:
                 with self.exclusive:
                     if self._virtual:
                         self._open(publisher, queue, as_it_is)
-                    result = self._publish(publisher, deadline, **wanted.where, **wanted.task)
-                    if not publisher.returned:
+                    if not wanted.returned:
+                        result = self._publish(publisher, deadline, wanted.call, **wanted.where)
+                        wanted.returned = bool(publisher.returned)
+                    if not wanted.returned:
                         self._look(publisher, [queue], deadline)
                         return result
                 # No such queue, or one that is being closed. That one must not be bound as it is:
                 # it could still be deleted under a message, and declared anew by another publisher
                 # before the look. So the message goes straight into it first. Either it is kept
                 # now, because it is not empty, or it is gone and what is declared below is new.
-                self._publish(publisher, deadline, queue=Queue(queue), **wanted.task)
+                wanted.returned = False
+                self._publish(publisher, deadline, wanted.call, queue=Queue(queue))
                 self._open(publisher, queue, as_it_is)
             except PreconditionFailed:
                 as_it_is.add(queue)  # settings changed while it was live: tried again as it is
@@ -257,23 +284,6 @@ class Router:
                     raise QueueFull("the user's queue is full") from err
                 time.sleep(_REFUSED_SECONDS)
         raise BrokerUnavailable(f"the user's queue was away {_TRIES} times while a message was on its way")
-
-    def _publish_together(self, publisher: Publisher, group: Sequence[_Wanted], deadline: float) -> None:
-        """Publish all before the first is confirmed, then look after all; those that no queue took get no result."""
-        publisher.forget()
-        given = {}
-        for wanted in group:
-            result = self._give(publisher, deadline, **wanted.where, **wanted.task)
-            given[publisher.number] = wanted, result
-        publisher.settle(deadline)
-        taken = [
-            (wanted, result)
-            for number, (wanted, result) in given.items()
-            if number not in publisher.nacked and wanted.routing_key not in publisher.returned
-        ]
-        self._look(publisher, list({wanted.routing_key: None for wanted, _ in taken if wanted.to_user}), deadline)
-        for wanted, result in taken:
-            wanted.result = result
 
     def _is_full(self, publisher: Publisher, queue: str) -> bool:
         """Return whether a queue that refused a message had no room; some may have been taken out since."""
@@ -296,40 +306,42 @@ class Router:
         declare a lost queue anew, and the look would take that one for the old.
         """
         consumers = declare_user_queues(publisher.channel, queues, passive=True)
-        for queue, count in zip(queues, consumers, strict=True):
-            if count == 0:
-                self._request(publisher, queue, deadline)
+        self._request(publisher, [queue for queue, count in zip(queues, consumers, strict=True) if not count], deadline)
 
-    def _request(self, publisher: Publisher, queue: str, deadline: float) -> None:
+    def _request(self, publisher: Publisher, queues: Sequence[str], deadline: float) -> None:
+        """Ask for a worker to consume each of these queues."""
         publisher.forget()
-        publisher.publish(
-            {"queue": queue},
-            exchange=topology.CHAT.name,
-            routing_key=topology.OPEN,
-            delivery_mode="persistent",
-            mandatory=True,
-        )
+        for queue in queues:
+            publisher.publish(
+                {"queue": queue},
+                exchange=topology.CHAT.name,
+                routing_key=topology.OPEN,
+                delivery_mode="persistent",
+                mandatory=True,
+            )
         publisher.confirm(deadline)
+        _check_taken(publisher)
 
-    def _publish(self, publisher: Publisher, deadline: float, **options: Any) -> AsyncResult[Any]:
-        """Publish a task and return once the broker confirmed. Raises ``MessageNacked``."""
+    def _publish_known(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> AsyncResult[Any]:
+        """Publish to a queue that is no user's, and is declared with each connection."""
+        result = self._publish(publisher, deadline, call, **where)
+        _check_taken(publisher)
+        return result
+
+    def _publish(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> AsyncResult[Any]:
+        """Publish a call and return once the broker confirmed. Raises ``MessageNacked``."""
         publisher.forget()
-        result = self._give(publisher, deadline, **options)
+        result = self._give(publisher, deadline, call, **where)
         publisher.confirm(deadline)
         return result
 
-    def _give(
-        self, publisher: Publisher, deadline: float, *, task: str, arguments: tuple[Any, ...],
-        kwargs: dict[str, Any], **options: Any,
-    ) -> AsyncResult[Any]:  # fmt: skip
+    def _give(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> AsyncResult[Any]:
         publisher.remaining(deadline)
-        try:
-            return self._celery.send_task(
-                task, arguments, kwargs, producer=publisher, retry=False, delivery_mode="persistent",
-                mandatory=True, declare=(), **options,
-            )  # fmt: skip
-        except OperationalError as err:
-            raise err.__cause__ or err from None  # Celery wraps what the broker answered
+        message = call.message(self._celery)
+        self._celery.amqp.send_task_message(
+            publisher, call.task, message, retry=False, delivery_mode="persistent", mandatory=True, declare=(), **where
+        )
+        return self._celery.AsyncResult(message.headers["id"])
 
 
 def declare_user_queue(
@@ -356,10 +368,11 @@ def declare_user_queues(
     """
     if not hasattr(channel, "send_method"):  # a virtual broker, which nothing travels to
         return [declare_user_queue(channel, queue, arguments or {}, as_it_is=passive) for queue in queues]
-    for queue in queues:
-        channel.send_method(
-            spec.Queue.Declare, "BsbbbbbF", (0, queue, passive, True, False, False, False, arguments or {})
-        )
+    with together(channel):
+        for queue in queues:
+            channel.send_method(
+                spec.Queue.Declare, "BsbbbbbF", (0, queue, passive, True, False, False, False, arguments or {})
+            )
     return [int(channel.wait(spec.Queue.DeclareOk, returns_tuple=True)[2]) for _ in queues]
 
 
@@ -369,18 +382,20 @@ def bind_user_queue(channel: Any, queue: str, *, nowait: bool = False) -> None:
 
 
 def _wanted(message: Message, deadline: float) -> _Wanted:
-    return _Wanted(_task(message), topology.queue_name(message.user), deadline, to_user=True)
+    return _Wanted(_call(message), topology.queue_name(message.user), deadline, to_user=True)
 
 
-def _task(message: Message) -> dict[str, Any]:
-    """Return the task that answers a message; its text is shown nowhere."""
-    return {
-        "task": ANSWER,
-        "arguments": (message.user, message.text),
-        "kwargs": {k: v for k, v in message.to_dict().items() if k not in {"user", "text"}},
-        "argsrepr": repr((message.user, message.id, len(message.text))),
-        "kwargsrepr": "{}",
-    }
+def _call(message: Message) -> Call:
+    """Return what answers a message; its text is shown nowhere."""
+    envelope = message.to_dict()
+    user, text = envelope.pop("user"), envelope.pop("text")
+    return Call(ANSWER, (user, text), envelope, shown=repr((user, message.id, len(text))))
+
+
+def _check_taken(publisher: Publisher) -> None:
+    """Raise where a queue that is no user's is gone: it is declared with the next connection."""
+    if publisher.returned:
+        raise OperationalError(f"no queue takes {publisher.returned}")
 
 
 def _suffix(user: str) -> str:

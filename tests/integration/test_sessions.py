@@ -388,6 +388,9 @@ def test_a_refusal_for_a_queue_that_was_just_deleted_is_not_taken_for_a_full_one
     class Refused(Router):
         refusals = 2
 
+        def _publish_together(self, *_):
+            pass  # refused: left without a result
+
         def _publish(self, publisher, *arguments, **options):
             if self.refusals:
                 self.refusals -= 1
@@ -398,6 +401,7 @@ def test_a_refusal_for_a_queue_that_was_just_deleted_is_not_taken_for_a_full_one
         router = Refused(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
         router.route(Message(user="ana", id="nacked", text="oi"))
         router.close()
+        assert router.refusals == 0
         wait_until(lambda: replies(bot) == ["1: oi"])
 
 
@@ -408,18 +412,18 @@ def test_a_message_whose_queue_goes_after_the_confirm_is_published_again(rabbitm
     class Raced(Router):
         deleted = False
 
-        def _publish(self, publisher, *arguments, **options):
-            result = super()._publish(publisher, *arguments, **options)
-            if not self.deleted and not publisher.returned:
+        def _look(self, publisher, queues, deadline):
+            if queues and not self.deleted:
                 self.deleted = True
                 rabbitmq.ctl("delete_queue", "chat.ana")
-            return result
+            return super()._look(publisher, queues, deadline)
 
     for text in before:
         say(bot, text)
     router = Raced(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
     router.route(Message(user="ana", id="raced", text="oi"))
     router.close()
+    assert router.deleted
     with serving(bot):
         wait_until(lambda: replies(bot) == ["1: oi"])
 
@@ -686,11 +690,11 @@ def test_what_threads_publish_at_once_goes_out_together_and_each_hears_of_its_ow
     router = Router(bot.celery, timeout=20, queue_arguments=bot.queue_arguments)
     groups, began, may_write = [], threading.Event(), threading.Event()
 
-    def write(group):
-        groups.append([wanted.routing_key for wanted in group])
+    def write(calls):
+        groups.append([wanted.routing_key for group in calls for wanted in group])
         began.set()
         assert may_write.wait(30)
-        router._write(group)
+        router._write(calls)
 
     def route(user):
         return pool.submit(router.route, Message(user=user, id=f"{user}!", text="oi"))
@@ -720,6 +724,24 @@ def test_what_threads_publish_at_once_goes_out_together_and_each_hears_of_its_ow
             wait_until(lambda user=user, answers=answers: replies(bot, user) == answers, what=f"answers to {user}")
     router.close()
     bot.close()
+
+
+@pytest.mark.parametrize("queue", ["send", "chat.dead", "chat.open"])
+def test_a_queue_that_is_deleted_by_hand_is_declared_by_the_next_who_needs_it(rabbitmq, bot, queue):
+    message = Message(user="ana", id="x", text="oi")
+    publish = {
+        "send": lambda: bot.router.wake_sender("ana", 1),
+        "chat.dead": lambda: bot.router.bury(message, "why"),
+        "chat.open": lambda: bot.router.route(message),
+    }[queue]
+    publish()
+    rabbitmq.ctl("delete_queue", queue)
+    publish()
+    wait_until(lambda: rabbitmq.queues().get(queue, (0,))[0] == 1, what=f"what was published into {queue}")
+    rabbitmq.ctl("purge_queue", "chat.dead")
+    with serving(bot):
+        bot.router.route(message)
+        wait_until(lambda: replies(bot) == ["1: oi"])
 
 
 def test_confirms_are_counted_where_celery_waits_for_its_own(bot):
@@ -758,6 +780,9 @@ def test_a_queue_that_refuses_and_is_not_full_does_not_refuse_the_user(bot):
 
     class Refused(Router):
         refusals = 0
+
+        def _publish_together(self, *_):
+            pass
 
         def _publish(self, publisher, *arguments, **options):
             self.refusals += 1

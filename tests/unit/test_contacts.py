@@ -101,8 +101,8 @@ class Published:
         monkeypatch.setattr(Router, "_publish", self._publish)
         self.returned = []
 
-    def _publish(self, publisher, deadline, *, task, arguments, kwargs, **options):
-        self.sent.append((task, arguments, kwargs, options))
+    def _publish(self, publisher, deadline, call, **where):
+        self.sent.append((call, where))
 
 
 def hidden(text):
@@ -138,13 +138,14 @@ def test_no_phone_number_is_shown_anywhere(monkeypatch, capfd):
         raw = json.dumps(body).encode()
         answer = client.post("/webhook/whatsapp", data=raw, headers={"X-Hub-Signature-256": sign(raw)})
         assert answer.status_code == 200
-        (_, (named, text), envelope, _), (_, _, report, _) = published.sent
-        message = Message.from_dict({"user": named, "text": text, **envelope})
+        (answers, _), (reports, _) = published.sent
+        named, text = answers.arguments
+        message = Message.from_dict({"user": named, "text": text, **answers.kwargs})
         bot.conversation.answer(message)
         bot.router.bury(message, "why")
         bot.router.notify(message, "too_many", "calma")
-        bot.delivery.report(Status.from_dict(report["status"]))
-        shown = repr([(arguments[0], options) for _, arguments, _, options in published.sent])
+        bot.delivery.report(Status.from_dict(reports.kwargs["status"]))
+        shown = repr([(call.message(bot.celery).headers, where) for call, where in published.sent])
         assert not hidden(shown)
         assert not hidden(answer.text)
         logged = capfd.readouterr().err

@@ -15,12 +15,12 @@ from tests.servers import wait_until
 class Writes:
     """Keeps what is written; a write that begins while it is ``held`` waits."""
 
-    def __init__(self, leaders=1):
+    def __init__(self):
         self.groups, self.threads = [], []
         self.most_at_once, self._at_once = 0, 0
         self._lock, self._may_go = threading.Lock(), threading.Event()
         self._may_go.set()
-        self.group = GroupCommit(self._write, leaders=leaders)
+        self.group = GroupCommit(self._write)
 
     def _write(self, items):
         with self._lock:
@@ -73,17 +73,6 @@ def test_who_comes_during_a_write_is_written_together_in_the_order_they_came():
     assert writes.groups == [["a"], ["b", "c", "d"]]
 
 
-def test_no_more_write_at_once_than_may_lead():
-    writes = Writes(leaders=2)
-    with ThreadPoolExecutor(5) as pool:
-        with writes.held():
-            calls = writes.come(pool, *"abcde")
-        for call in calls:
-            call.result(30)
-    assert writes.groups == [["a"], ["b"], ["c", "d", "e"]]
-    assert writes.most_at_once == 2
-
-
 def test_an_error_is_its_leaders_and_keeps_nobody_waiting():
     writes = Writes()
     with ThreadPoolExecutor(4) as pool:
@@ -98,9 +87,9 @@ def test_an_error_is_its_leaders_and_keeps_nobody_waiting():
 
 
 def test_every_item_of_many_threads_is_written_once():
-    writes = Writes(leaders=2)
+    writes = Writes()
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(writes.group.commit, range(2000)))
     assert sorted(item for group in writes.groups for item in group) == list(range(2000))
-    assert writes.most_at_once <= 2
-    assert writes.group._free == 2
+    assert writes.most_at_once == 1
+    writes.group.commit("after")

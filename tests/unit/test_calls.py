@@ -1,0 +1,81 @@
+"""What a call of a task travels as."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from celery.worker.request import Request
+
+from chatbot.calls import Call
+
+
+@pytest.fixture
+def celery():
+    with Celery("calls", broker="memory://", set_as_current=False) as app:
+
+        @app.task(name="say", shared=False)
+        def _(*_arguments, **_options):
+            pass
+
+        yield app
+
+
+def received(celery, message):
+    """Return the request that Celery's worker makes of a message."""
+    return Request(
+        SimpleNamespace(
+            headers=message.headers, properties=message.properties, body=json.dumps(message.body), delivery_info={},
+            content_type="application/json", content_encoding="utf-8", payload=json.loads(json.dumps(message.body)),
+        ),
+        app=celery,
+    )  # fmt: skip
+
+
+def test_a_worker_reads_all_that_celery_itself_would_have_sent(celery):
+    ours = received(celery, Call("say", ("ana", 1), {"sent_at": 2.5}, shown="('ana',)").message(celery))
+    theirs = received(
+        celery,
+        celery.amqp.create_task_message(
+            ours.id, "say", ("ana", 1), {"sent_at": 2.5}, argsrepr="('ana',)", kwargsrepr="{}", ignore_result=None
+        ),
+    )
+    for what in (
+        "id", "name", "args", "kwargs", "argsrepr", "kwargsrepr", "eta", "expires", "root_id",
+        "parent_id", "group", "correlation_id", "ignore_result", "replaced_task_nesting", "stamps",
+    ):  # fmt: skip
+        assert getattr(ours, what) == getattr(theirs, what), what
+    assert tuple(ours.time_limits) == tuple(theirs.time_limits)
+    assert ours.info() == theirs.info()
+    context, celerys = (request._context for request in (ours, theirs))
+    for what in ("retries", "callbacks", "errbacks", "chain", "chord", "children", "headers", "expires", "is_eager"):
+        assert getattr(context, what) == getattr(celerys, what), what
+
+
+def test_each_message_has_an_id_of_its_own(celery):
+    """Two of one ``send`` may be on their way, and its id is who holds the outbox."""
+    call = Call("say", (), {}, shown="()")
+    assert call.message(celery).headers["id"] != call.message(celery).headers["id"]
+
+
+def test_a_call_in_some_seconds_is_due_then(celery):
+    before = datetime.now(UTC)
+    due = received(celery, Call("say", (), {}, shown="()", countdown=20).message(celery)).eta
+    assert before + timedelta(seconds=20) <= due <= datetime.now(UTC) + timedelta(seconds=20)
+
+
+def test_a_call_during_a_task_names_it_as_its_parent(celery):
+    messages = []
+
+    @celery.task(bind=True, shared=False)
+    def first(_):
+        messages.append(Call("say", (), {}, shown="()").message(celery))
+
+    done = first.apply()
+    [message] = messages
+    request = received(celery, message)
+    assert (request.root_id, request.parent_id) == (done.id, done.id)
+    assert request.id != done.id
