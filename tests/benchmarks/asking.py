@@ -51,7 +51,7 @@ def _bare(tally: Tally) -> Celery:
     from openai import OpenAI
 
     app = publisher(os.environ["CHATBOT_BROKER_URL"])
-    client = OpenAI(base_url=os.environ["CHATBOT_LLM_BASE_URL"], api_key="none", max_retries=0, timeout=60)
+    client = OpenAI(base_url=os.environ["CHATBOT_LLM_BASE_URL"], api_key="none", max_retries=2, timeout=60)
 
     @app.task(name=ASK)
     def ask(messages: list[Any]) -> str | None:
