@@ -140,12 +140,12 @@ def _figures(system: System, load: Load, breaking: Faults, llm: StubLLM) -> dict
     figures = asdict(verdict)
     # A part whose outcome nobody could learn is sent again, and the system says so.
     figures["duplicated"] = max(0, verdict.duplicated - resent)
-    failovers = _failovers(load, breaking, llm)
+    failovers, crashes = _failovers(load, breaking, llm), system.rabbitmq.crashed_queues()
     return figures | {
         "unknown_resent": resent,
         "dead_letters": len(dead),
         "leftovers": sum(leftovers.values()) + len(leftovers),
-        "crashed_queues": system.rabbitmq.crashed_queues(),
+        "crashed_queues": len(crashes),
         "refused_503": load.refused,
         "slowest_503_s": round(load.slowest_refusal, 2),
         "failover_p99_s": _percentile(failovers, 0.99),
@@ -155,6 +155,7 @@ def _figures(system: System, load: Load, breaking: Faults, llm: StubLLM) -> dict
             *verdict.why,
             *(f"dead: {h.get('task')} {h.get('reason') or h.get('x-death')}" for _, h in dead[:20]),
             *(f"left: {q} {n}" for q, n in list(leftovers.items())[:5]),
+            *(f"crashed: {log}" for log in crashes[:2]),
         ],
     }
 
