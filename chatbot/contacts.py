@@ -66,10 +66,10 @@ class Names:
     def name(self, message: Message) -> Message:
         """Return ``message`` with its author named; one from nobody stays so."""
         contact = message.phone or message.bsuid or message.user
-        named = replace(message, user=self.user(contact, message.account) if contact else "")
-        if not self._key:
-            return named
-        return replace(named, id=self._pseudonym(message.id), provider_id=message.id)
+        user = self.user(contact, message.account) if contact else ""
+        if self._key:
+            return replace(message, user=user, id=self._pseudonym(message.id), provider_id=message.id)
+        return message if user == message.user else replace(message, user=user)
 
     def status(self, status: Status) -> Status:
         """Return ``status`` as it may be shown: with a key, without phone number and provider's id."""

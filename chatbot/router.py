@@ -46,7 +46,7 @@ _REFUSED_SECONDS = 0.1
 
 @dataclass(eq=False, slots=True)
 class _Wanted:
-    """A call to be published by ``deadline``, with its ``result`` once it is confirmed.
+    """A call to be published by ``deadline``, with its ``task_id`` once it is confirmed.
 
     With ``to_user`` its routing key names the user's queue, which may not be there:
     ``returned`` says that the broker just said so.
@@ -57,7 +57,7 @@ class _Wanted:
     deadline: float
     to_user: bool = False
     returned: bool = False
-    result: AsyncResult[Any] | None = None
+    task_id: str = ""
 
     @property
     def where(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Router:
         have been taken: the message id makes a second try harmless), ``QueueFull`` when
         the user's bounded queue refused it, ``ValueError`` for an unusable user id.
         """
-        return self._commit(_wanted(message, self._until(deadline)))
+        return self._celery.AsyncResult(self._commit(_wanted(message, self._until(deadline))))
 
     def route_all(
         self, messages: Sequence[Message], *, deadline: float | None = None
@@ -129,7 +129,7 @@ class Router:
             self._group_commit([wanted for _, wanted in wave])
             for message, wanted in wave:
                 try:
-                    self._result(wanted)
+                    self._finish(wanted)
                 except QueueFull as err:
                     refused.append((message, err))
         return refused
@@ -208,13 +208,13 @@ class Router:
 
     # -- with what other threads want, then alone ------------------------------------
 
-    def _commit(self, wanted: _Wanted) -> AsyncResult[Any]:
-        """Publish it and return once it is confirmed."""
+    def _commit(self, wanted: _Wanted) -> str:
+        """Publish it and return its task's id once it is confirmed."""
         self._group_commit([wanted])
-        return self._result(wanted)
+        return self._finish(wanted)
 
     def _group_commit(self, group: Sequence[_Wanted]) -> None:
-        """Publish a group with what other threads want just now; what could not be is left without a result."""
+        """Publish a group with what other threads want just now; what could not be is left without an id."""
         if not self._virtual:
             self._group.commit(group)
 
@@ -224,36 +224,36 @@ class Router:
         with suppress(BrokerUnavailable):  # each has time of its own left, or finds out by itself
             self._publishers.run(deadline, lambda publisher: self._publish_together(publisher, group, deadline))
 
-    def _result(self, wanted: _Wanted) -> AsyncResult[Any]:
-        """Return the result; what has none is published alone, whatever that takes."""
-        if wanted.result is None:
+    def _finish(self, wanted: _Wanted) -> str:
+        """Return the task's id; what has none yet is published alone, whatever that takes."""
+        if not wanted.task_id:
             as_it_is: set[str] = set()
-            wanted.result = self._publishers.run(
+            wanted.task_id = self._publishers.run(
                 wanted.deadline, lambda publisher: self._publish_alone(publisher, wanted, as_it_is)
             )
-        return wanted.result
+        return wanted.task_id
 
     # -- on one connection ------------------------------------------------------
 
     def _publish_together(self, publisher: Publisher, group: Sequence[_Wanted], deadline: float) -> None:
-        """Publish all before the first is confirmed, then look after all; those that no queue took get no result."""
+        """Publish all before the first is confirmed, then look after all; those that no queue took get no id."""
         publisher.forget()
         given = {}
         with together(publisher.channel):
             for wanted in group:
-                result = self._give(publisher, deadline, wanted.call, **wanted.where)
-                given[publisher.number] = wanted, result
+                task_id = self._give(publisher, deadline, wanted.call, **wanted.where)
+                given[publisher.number] = wanted, task_id
         publisher.settle(deadline)
         taken = []
-        for number, (wanted, result) in given.items():
+        for number, (wanted, task_id) in given.items():
             wanted.returned = wanted.routing_key in publisher.returned
             if number not in publisher.nacked and not wanted.returned:
-                taken.append((wanted, result))
+                taken.append((wanted, task_id))
         self._look(publisher, list({wanted.routing_key: None for wanted, _ in taken if wanted.to_user}), deadline)
-        for wanted, result in taken:
-            wanted.result = result
+        for wanted, task_id in taken:
+            wanted.task_id = task_id
 
-    def _publish_alone(self, publisher: Publisher, wanted: _Wanted, as_it_is: set[str]) -> AsyncResult[Any]:
+    def _publish_alone(self, publisher: Publisher, wanted: _Wanted, as_it_is: set[str]) -> str:
         if not wanted.to_user:
             return self._publish_known(publisher, wanted.deadline, wanted.call, **wanted.where)
         queue, deadline = wanted.routing_key, wanted.deadline
@@ -263,11 +263,11 @@ class Router:
                     if self._virtual:
                         self._open(publisher, queue, as_it_is)
                     if not wanted.returned:
-                        result = self._publish(publisher, deadline, wanted.call, **wanted.where)
+                        task_id = self._publish(publisher, deadline, wanted.call, **wanted.where)
                         wanted.returned = bool(publisher.returned)
                     if not wanted.returned:
                         self._look(publisher, [queue], deadline)
-                        return result
+                        return task_id
                 # No such queue, or one that is being closed. That one must not be bound as it is:
                 # it could still be deleted under a message, and declared anew by another publisher
                 # before the look. So the message goes straight into it first. Either it is kept
@@ -322,26 +322,26 @@ class Router:
         publisher.confirm(deadline)
         _check_taken(publisher)
 
-    def _publish_known(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> AsyncResult[Any]:
+    def _publish_known(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
         """Publish to a queue that is no user's, and is declared with each connection."""
-        result = self._publish(publisher, deadline, call, **where)
+        task_id = self._publish(publisher, deadline, call, **where)
         _check_taken(publisher)
-        return result
+        return task_id
 
-    def _publish(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> AsyncResult[Any]:
+    def _publish(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
         """Publish a call and return once the broker confirmed. Raises ``MessageNacked``."""
         publisher.forget()
-        result = self._give(publisher, deadline, call, **where)
+        task_id = self._give(publisher, deadline, call, **where)
         publisher.confirm(deadline)
-        return result
+        return task_id
 
-    def _give(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> AsyncResult[Any]:
+    def _give(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
         publisher.remaining(deadline)
         message = call.message(self._celery)
         self._celery.amqp.send_task_message(
             publisher, call.task, message, retry=False, delivery_mode="persistent", mandatory=True, declare=(), **where
         )
-        return self._celery.AsyncResult(message.headers["id"])
+        return str(message.headers["id"])
 
 
 def declare_user_queue(

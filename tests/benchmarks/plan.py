@@ -23,8 +23,8 @@ DAY = 86_400
 class Costs:
     """What was measured on the machine that README names; CPU is milliseconds of one core."""
 
-    webhook_cpu: float = 2.8  # a POST with one message (`ONLY=webhook`)
-    status_cpu: float = 1.0  # a POST with a status (`ONLY=webhook`)
+    webhook_cpu: float = 1.3  # a POST with one message (`ONLY=webhook`)
+    status_cpu: float = 0.55  # a POST with a status (`ONLY=webhook`)
     statuses: int = 3  # of a reply: sent, delivered, read …
     reports: int = 2  # … of which these settle something (`SETTLING` in chatbot/webhook.py)
     turn_cpu: float = 10.4  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)

@@ -138,7 +138,7 @@ def _route(message: Message) -> None:
 
 
 def _send(message: Message) -> None:
-    """Publish as Celery does, the same body and headers to a queue that is known."""
+    """Publish the same body as Celery does, to a queue that is known."""
     envelope = {name: value for name, value in message.to_dict().items() if name not in {"user", "text"}}
     _Publisher.bot.celery.send_task(
         ANSWER, (message.user, message.text), envelope, exchange=topology.CHAT.name, routing_key=STATIC,
