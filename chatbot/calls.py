@@ -10,16 +10,24 @@ Source: Celery, "Message Protocol", version 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from celery import Celery
+from celery import current_task
 from celery.app.amqp import task_message
 
 #: What follows the call of a task; for us, nothing does.
 _FOLLOWED_BY = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def _caller() -> tuple[str, str]:
+    """Return the task that runs in this thread, behind the one that all began with; ``""`` twice outside of any."""
+    if not current_task:
+        return "", ""
+    request = current_task.request
+    return request.root_id or request.id, request.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,7 @@ class Call:
     """A task by its name, and what it is called with, JSON-ready, in ``countdown`` seconds.
 
     ``shown`` is what Flower shows in the place of the arguments, which may say too much.
+    ``caller`` is who calls; the message may be written by another thread, for many.
     """
 
     task: str
@@ -34,22 +43,22 @@ class Call:
     kwargs: dict[str, Any]
     shown: str
     countdown: float = 0.0
+    caller: tuple[str, str] = field(default_factory=_caller)
 
-    def message(self, celery: Celery) -> task_message:
-        """Return a new message that calls the task; one published during another names that one as its parent."""
+    def message(self) -> task_message:
+        """Return a new message that calls the task."""
         id_ = str(uuid4())
+        root, parent = self.caller
         headers = {
             "lang": "py",
             "task": self.task,
             "id": id_,
-            "root_id": id_,
+            "root_id": root or id_,
             "argsrepr": self.shown,
             "kwargsrepr": "{}",
         }
-        parent = celery.current_worker_task
         if parent:
-            headers["root_id"] = parent.request.root_id or parent.request.id
-            headers["parent_id"] = parent.request.id
+            headers["parent_id"] = parent
         if self.countdown:
             headers["eta"] = (datetime.now(UTC) + timedelta(seconds=self.countdown)).isoformat()
         return task_message(

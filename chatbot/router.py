@@ -337,7 +337,7 @@ class Router:
 
     def _give(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
         publisher.remaining(deadline)
-        message = call.message(self._celery)
+        message = call.message()
         self._celery.amqp.send_task_message(
             publisher, call.task, message, retry=False, delivery_mode="persistent", mandatory=True, declare=(), **where
         )

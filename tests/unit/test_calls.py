@@ -36,7 +36,7 @@ def received(celery, message):
 
 
 def test_a_worker_reads_all_that_celery_itself_would_have_sent(celery):
-    ours = received(celery, Call("say", ("ana", 1), {"sent_at": 2.5}, shown="('ana',)").message(celery))
+    ours = received(celery, Call("say", ("ana", 1), {"sent_at": 2.5}, shown="('ana',)").message())
     theirs = received(
         celery,
         celery.amqp.create_task_message(
@@ -55,27 +55,30 @@ def test_a_worker_reads_all_that_celery_itself_would_have_sent(celery):
         assert getattr(context, what) == getattr(celerys, what), what
 
 
-def test_each_message_has_an_id_of_its_own(celery):
+def test_each_message_has_an_id_of_its_own():
     """Two of one ``send`` may be on their way, and its id is who holds the outbox."""
     call = Call("say", (), {}, shown="()")
-    assert call.message(celery).headers["id"] != call.message(celery).headers["id"]
+    assert call.message().headers["id"] != call.message().headers["id"]
 
 
 def test_a_call_in_some_seconds_is_due_then(celery):
     before = datetime.now(UTC)
-    due = received(celery, Call("say", (), {}, shown="()", countdown=20).message(celery)).eta
+    due = received(celery, Call("say", (), {}, shown="()", countdown=20).message()).eta
     assert before + timedelta(seconds=20) <= due <= datetime.now(UTC) + timedelta(seconds=20)
 
 
-def test_a_call_during_a_task_names_it_as_its_parent(celery):
-    messages = []
+def test_a_call_during_a_task_names_it_as_its_parent_whoever_writes_the_message(celery):
+    calls = []
 
     @celery.task(bind=True, shared=False)
     def first(_):
-        messages.append(Call("say", (), {}, shown="()").message(celery))
+        calls.append(Call("say", (), {}, shown="()"))
+
+    @celery.task(bind=True, shared=False)
+    def another(_):
+        return calls[0].message()
 
     done = first.apply()
-    [message] = messages
-    request = received(celery, message)
+    request = received(celery, another.apply().get())
     assert (request.root_id, request.parent_id) == (done.id, done.id)
     assert request.id != done.id
