@@ -30,6 +30,10 @@ T = TypeVar("T")
 USED, STEP = 0.7, 0.2
 
 
+#: The queues that are no user's; each connection declares them.
+KNOWN = (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE)
+
+
 class Publisher(Producer):
     """The producer of one channel, which knows what the broker made of each message by its number, from 1 on.
 
@@ -64,6 +68,11 @@ class Publisher(Producer):
         if self._confirms:
             self.unconfirmed.add(self.number)
         return result
+
+    def declare_known(self) -> None:
+        """Declare the queues that are no user's, whatever was declared before."""
+        for queue in KNOWN:
+            queue(self.channel).declare()
 
     def settle(self, deadline: float) -> None:
         """Return once everything is confirmed, ``returned`` or ``nacked``. Raises ``BrokerUnavailable``.
@@ -206,7 +215,7 @@ class Publishers:
             if not self.virtual:
                 # For each read and write. The kernel's (``read_timeout``) ends none in the middle of a frame.
                 connection.connection.transport.sock.settimeout(self._step)
-            for queue in (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE):
+            for queue in KNOWN:
                 maybe_declare(queue, channel)
             publisher = self._on[id(connection)] = Publisher(channel, step=self._step, remaining=self._remaining)
         return publisher

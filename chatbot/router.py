@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from amqp import spec
 from amqp.exceptions import MessageNacked, PreconditionFailed
@@ -32,6 +32,8 @@ from chatbot.frames import together
 from chatbot.group_commit import GroupCommit
 from chatbot.messages import Message, Status
 from chatbot.publishing import Publisher, Publishers
+
+T = TypeVar("T")
 
 ANSWER = "chatbot.answer"
 SEND = "chatbot.send"
@@ -310,23 +312,24 @@ class Router:
 
     def _request(self, publisher: Publisher, queues: Sequence[str], deadline: float) -> None:
         """Ask for a worker to consume each of these queues."""
-        publisher.forget()
-        for queue in queues:
-            publisher.publish(
-                {"queue": queue},
-                exchange=topology.CHAT.name,
-                routing_key=topology.OPEN,
-                delivery_mode="persistent",
-                mandatory=True,
-            )
-        publisher.confirm(deadline)
-        _check_taken(publisher)
+
+        def publish() -> None:
+            publisher.forget()
+            for queue in queues:
+                publisher.publish(
+                    {"queue": queue},
+                    exchange=topology.CHAT.name,
+                    routing_key=topology.OPEN,
+                    delivery_mode="persistent",
+                    mandatory=True,
+                )
+            publisher.confirm(deadline)
+
+        _taken(publisher, publish)
 
     def _publish_known(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
         """Publish to a queue that is no user's, and is declared with each connection."""
-        task_id = self._publish(publisher, deadline, call, **where)
-        _check_taken(publisher)
-        return task_id
+        return _taken(publisher, lambda: self._publish(publisher, deadline, call, **where))
 
     def _publish(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
         """Publish a call and return once the broker confirmed. Raises ``MessageNacked``."""
@@ -392,10 +395,15 @@ def _call(message: Message) -> Call:
     return Call(ANSWER, (user, text), envelope, shown=repr((user, message.id, len(text))))
 
 
-def _check_taken(publisher: Publisher) -> None:
-    """Raise where a queue that is no user's is gone: it is declared with the next connection."""
+def _taken(publisher: Publisher, publish: Callable[[], T]) -> T:
+    """Publish to a queue that is no user's; where it is gone, declare it and publish once more."""
+    published = publish()
+    if publisher.returned:
+        publisher.declare_known()
+        published = publish()
     if publisher.returned:
         raise OperationalError(f"no queue takes {publisher.returned}")
+    return published
 
 
 def _suffix(user: str) -> str:

@@ -79,6 +79,6 @@ def test_a_call_during_a_task_names_it_as_its_parent_whoever_writes_the_message(
         return calls[0].message()
 
     done = first.apply()
-    request = received(celery, another.apply().get())
+    request = received(celery, another.apply().result)
     assert (request.root_id, request.parent_id) == (done.id, done.id)
     assert request.id != done.id
