@@ -28,8 +28,6 @@ T = TypeVar("T")
 #: Of a timeout, the share that is used up, and the share one step on a connection may take.
 #: What is left is for the wait for a thread and for a processor, which come before and after.
 USED, STEP = 0.7, 0.2
-
-
 #: The queues that are no user's; each connection declares them.
 KNOWN = (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE)
 
