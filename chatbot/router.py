@@ -44,6 +44,8 @@ REPORT = "chatbot.report"
 #: A message that keeps coming back as unroutable, or is refused with room left, finds its queue gone each time.
 _TRIES = 5
 _REFUSED_SECONDS = 0.1
+#: Confirms that nobody waits for are left unread up to here.
+UNREAD = 100
 
 
 @dataclass(eq=False, slots=True)
@@ -157,13 +159,17 @@ class Router:
         self._send(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown)
 
     def mark_read(self, message: Message, *, countdown: float = 0.0) -> None:
-        """Have ``message`` marked as read in ``countdown`` seconds, with a typing indicator."""
+        """Have ``message`` marked as read in ``countdown`` seconds, with a typing indicator: a courtesy.
+
+        It is written and not waited for, and may be lost with the broker. Raises
+        ``BrokerUnavailable`` when it could not be written.
+        """
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        self._send(
-            MARK_READ, arguments, f"send.{_suffix(message.user)}", countdown=countdown,
-            message=address, asked_at=time.time() + countdown,
-        )  # fmt: skip
+        kwargs = {"message": address, "asked_at": time.time() + countdown}
+        call = Call(MARK_READ, arguments, kwargs, shown=repr(arguments), countdown=countdown)
+        wanted = _Wanted(call, f"send.{_suffix(message.user)}", self.deadline())
+        self._publishers.run(wanted.deadline, lambda publisher: self._tell(publisher, wanted))
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
         """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
@@ -255,6 +261,12 @@ class Router:
         for wanted, task_id in taken:
             wanted.task_id = task_id
 
+    def _tell(self, publisher: Publisher, wanted: _Wanted) -> None:
+        """Publish, and do not wait for the broker; now and then for all at once, so that its answers are read."""
+        self._give(publisher, wanted.deadline, wanted.call, mandatory=False, **wanted.where)
+        if len(publisher.unconfirmed) >= UNREAD:
+            publisher.settle(wanted.deadline)
+
     def _publish_alone(self, publisher: Publisher, wanted: _Wanted, as_it_is: set[str]) -> str:
         if not wanted.to_user:
             return self._publish_known(publisher, wanted.deadline, wanted.call, **wanted.where)
@@ -338,12 +350,15 @@ class Router:
         publisher.confirm(deadline)
         return task_id
 
-    def _give(self, publisher: Publisher, deadline: float, call: Call, **where: Any) -> str:
+    def _give(
+        self, publisher: Publisher, deadline: float, call: Call, *, mandatory: bool = True, **where: Any
+    ) -> str:  # fmt: skip
         publisher.remaining(deadline)
         message = call.message()
         self._celery.amqp.send_task_message(
-            publisher, call.task, message, retry=False, delivery_mode="persistent", mandatory=True, declare=(), **where
-        )
+            publisher, call.task, message, retry=False, delivery_mode="persistent", mandatory=mandatory,
+            declare=(), **where,
+        )  # fmt: skip
         return str(message.headers["id"])
 
 

@@ -236,13 +236,21 @@ class RabbitMQ:
         subprocess.run([*self._chroot, "epmd", "-kill"], env=self.env, capture_output=True, check=False)
         return not accepts(int(self.env["ERL_EPMD_PORT"]))
 
-    def ctl(self, *arguments: str) -> str:
+    def ctl(self, *arguments: str, seconds: float = 60) -> str:
         """Run ``rabbitmqctl`` against this broker and return what it printed."""
         done = subprocess.run(
             [*self._chroot, str(RABBITMQ / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
-            env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60, check=True,
+            env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=seconds, check=True,
         )  # fmt: skip
         return done.stdout
+
+    def wait_for(self, expression: str, *, seconds: float) -> None:
+        """Return once an Erlang expression is ``true`` in the broker.
+
+        The broker itself looks again and again: each ``rabbitmqctl`` takes half a second of a processor.
+        """
+        ask = f"(fun Wait() -> case {expression} of true -> ok; _ -> timer:sleep(100), Wait() end end)()."
+        self.ctl("eval", ask, seconds=seconds)
 
     @property
     def cpu_seconds(self) -> float:

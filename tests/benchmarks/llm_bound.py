@@ -1,9 +1,13 @@
-"""Turns that wait for the model: 256 users talking at once to one that takes 2 s, on two workers.
+"""Turns that wait for the model: 256 users talking at once to one that takes 2 s, on ever more workers.
 
-The chatbot's worker as the Procfile starts it, CrewAI included, against the ideal (slots ÷
-latency) and against a plain Celery task that calls ``openai`` on as many threads, with as many
+The chatbot's workers as the Procfile starts them, of 32 threads and with CrewAI, against the ideal
+(slots ÷ latency) and against a plain Celery task that calls ``openai`` on as many, with as many
 messages of the past in its request. The ideal counts where the processors have time left: where
 they have none, more slots help nobody, and a turn's own CPU decides.
+
+Everybody's messages are there before the first worker begins, so all slots ask the model at one
+moment, and a model that always takes as long answers all at one moment. Real ones do neither; it
+takes several latencies until the turns have spread.
 """
 
 from __future__ import annotations
@@ -28,12 +32,12 @@ from chatbot.messages import Message
 from tests.benchmarks import slow_llm
 from tests.benchmarks.asking import ASK, publisher
 from tests.benchmarks.bench import Bench, Figures, ratio, table
-from tests.benchmarks.workers import STATIC, Workers
+from tests.benchmarks.workers import STATIC, THREADS, Workers
 
 GOAL, GOAL_CPU = 0.9, 1.5
 #: Above this share of its processors' time a machine is at its limit.
 FULL = 0.95
-WORKERS, PUBLISHER_THREADS = 2, 8
+PUBLISHER_THREADS = 8
 OURS, BARE = "ours", "bare"
 TEXT, REPLY = "Olá, tudo bem? Onde está o meu pedido?", "Claro! Pode me dizer o número do seu pedido?"
 SYSTEM = f"You are {DEFAULT_ROLE}. {DEFAULT_BACKSTORY}\nYour personal goal is: {DEFAULT_GOAL}"
@@ -57,7 +61,7 @@ def run(bench: Bench) -> Figures:
     load = _Load(
         users=[f"55114444{n:05}" for n in range(bench.scaled(256, quick=64))],
         latency=0.5 if bench.quick else 2.0,
-        waves=bench.scaled(3, quick=2),
+        waves=bench.scaled(8, quick=2),
     )
     levels = [32] if bench.quick else [64, 128, 256]
     with _ways(bench, load, levels) as ways:
@@ -158,8 +162,8 @@ def _ways(bench: Bench, load: _Load, levels: list[int]) -> Iterator[dict[tuple[s
         started: dict[tuple[str, int], Workers] = {}
         for db, (slots, name) in enumerate((slots, name) for slots in levels for name in kinds):
             started[name, slots] = workers = Workers(
-                f"{name}-{slots}", bench.folder, bench.rabbitmq, bench.redis, kinds[name][0], db=db, count=WORKERS,
-                app=f"tests.benchmarks.asking:{name}", threads=slots // WORKERS, options=("--loglevel=INFO",),
+                f"{name}-{slots}", bench.folder, bench.rabbitmq, bench.redis, kinds[name][0], db=db,
+                count=slots // THREADS, app=f"tests.benchmarks.asking:{name}", options=("--loglevel=INFO",),
                 broker_url=bench.rabbitmq.url.removesuffix("/") + bench.rabbitmq.add_vhost(), log_level="INFO",
                 llm_model="stub", llm_base_url=f"{llm}/{name}-{slots}/v1",
             )  # fmt: skip

@@ -1,8 +1,9 @@
 """Each user's messages in order: ours against what else one could pick (``rivals.py``).
 
 Three figures of each, every round: turns a second of a no-op; how long the next message of the
-same user waits once the turn before it has ended; how long the others' messages wait (from
-published to the turn's start) while one user floods, against the same without the flood.
+same user waits once the turn before it has ended, all being there before the first begins; how
+long the others' messages wait (from published to the turn's start) while one user floods, against
+the same without the flood.
 """
 
 from __future__ import annotations
@@ -101,15 +102,17 @@ class _Tried:
         self._each = bench.scaled(20, quick=2)
         self._waiting = bench.scaled(10, quick=2)
         self._paced_seconds = bench.scaled(6, quick=1)
-        self._flood = bench.scaled(250, quick=10)
+        self._flood = bench.scaled(180, quick=10)
         self.rounds: list[_Round] = []
 
     def round(self) -> float:
         """Measure all three; keep a ``_Round`` and return the turns a second."""
         began = time.monotonic()
-        taken = self._take(_backlog(self._users, self._each, seconds=0))
+        taken = self._wait_taken(self._write(_backlog(self._users, self._each, seconds=0)))
         rate = len(taken) / (max(turn.ended for turn in taken) - began)
-        waits = self._take(_backlog(16, self._waiting, seconds=0.05))
+        with self._rival.held():
+            count = self._write(_backlog(16, self._waiting, seconds=0.05))
+        waits = self._wait_taken(count)
         quiet, flooded = self._paced(flood=0), self._paced(flood=self._flood)
         whole = [taken, waits, quiet, flooded]
         self.rounds.append(
@@ -120,10 +123,11 @@ class _Tried:
         )  # fmt: skip
         return rate
 
-    def _take(self, turns: Iterable[tuple[str, float]]) -> list[_Taken]:
-        """Publish as fast as can be; return the turns once all are taken."""
+    def _write(self, turns: Iterable[tuple[str, float]]) -> int:
+        """Publish as fast as can be; return how many once all are confirmed."""
         count = sum(self._publish(user, seconds) for user, seconds in turns)
-        return self._wait_taken(count)
+        self._rival.wait_published()
+        return count
 
     def _paced(self, *, flood: int) -> list[_Taken]:
         """Have 20 people write 50 messages a second, while one more writes ``flood`` at once."""

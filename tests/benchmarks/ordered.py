@@ -22,6 +22,8 @@ from tests.benchmarks.workers import THREADS, Tally
 
 LEDGER, DATABASE = "BENCH_LEDGER", "BENCH_DATABASE"
 TURN, QUEUE = "turn", "turns"
+#: How often procrastinate looks for jobs whose lock is free again, which nothing else tells it (by default every 5 s).
+POLL_SECONDS = 0.1
 
 
 class Ledger:
@@ -93,7 +95,7 @@ def _procrastinate() -> None:
             await asyncio.sleep(seconds)
         ledger.wrote(user, number, began)
 
-    app.run_worker(concurrency=THREADS, delete_jobs="always")
+    app.run_worker(concurrency=THREADS, delete_jobs="always", fetch_job_polling_interval=POLL_SECONDS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from tests.benchmarks.ordered import DATABASE, LEDGER, QUEUE, TURN
 from tests.benchmarks.postgres import Postgres, programs
 from tests.benchmarks.workers import STATIC, THREADS, Workers
 from tests.npm import NotInstalled, package
-from tests.servers import PYTHON, Process, wait_until
+from tests.servers import PYTHON, Process, held, wait_until
 
 WORKERS, LANES = 2, 8
 
@@ -49,11 +49,15 @@ class Rival(ABC):
         self.name, self.ledger = name, bench.folder / f"{name} ledger".replace(" ", "-")
         self.ledger.mkdir()
         self._environment = {LEDGER: str(self.ledger)}
-        self._start(bench, stack)
+        self._workers = self._start(bench, stack)
 
     @abstractmethod
-    def _start(self, bench: Bench, stack: ExitStack) -> None:
-        """Return once its workers are ready."""
+    def _start(self, bench: Bench, stack: ExitStack) -> list[Process]:
+        """Return its workers once they are ready."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold its workers inside the block."""
+        return held(self._workers)
 
     @abstractmethod
     def publish(self, turn: Turn, lane: int) -> None:
@@ -105,30 +109,33 @@ class _FromThreads(Rival):
 class Ours(_FromThreads):
     """``chat.<user>``."""
 
-    def _start(self, bench: Bench, stack: ExitStack) -> None:
-        self._workers = stack.enter_context(
+    def _start(self, bench: Bench, stack: ExitStack) -> list[Process]:
+        workers = stack.enter_context(
             Workers(
                 "ours", bench.folder, bench.rabbitmq, bench.redis, topology.OPEN, db=0, count=WORKERS,
                 app="tests.benchmarks.ordered:ours", environment=self._environment,
             )
         )  # fmt: skip
+        self._router = workers.bot.router
+        return workers.processes
 
     def _publish(self, turn: Turn) -> None:
         message = Message(turn.user, str(turn.number), str(turn.seconds), sent_at=time.time())
-        self._workers.bot.router.route(message)
+        self._router.route(message)
 
 
 class Locked(_FromThreads):
     """Celery: one queue, and a lock in Redis for each user."""
 
-    def _start(self, bench: Bench, stack: ExitStack) -> None:
-        stack.enter_context(
+    def _start(self, bench: Bench, stack: ExitStack) -> list[Process]:
+        workers = stack.enter_context(
             Workers(
                 "locked", bench.folder, bench.rabbitmq, bench.redis, STATIC, db=1, count=WORKERS,
                 app="tests.benchmarks.ordered:locked", environment=self._environment,
             )
         )  # fmt: skip
         self._app: Celery = stack.enter_context(publisher(bench.rabbitmq.url))
+        return workers.processes
 
     def _publish(self, turn: Turn) -> None:
         self._app.send_task(TURN, tuple(turn), delivery_mode="persistent")
@@ -137,7 +144,7 @@ class Locked(_FromThreads):
 class Procrastinate(_FromThreads):
     """procrastinate on PostgreSQL, ``lock=user``."""
 
-    def _start(self, bench: Bench, stack: ExitStack) -> None:
+    def _start(self, bench: Bench, stack: ExitStack) -> list[Process]:
         from procrastinate import App, SyncPsycopgConnector
 
         database = Postgres(bench.folder / "postgres", programs() or Path())
@@ -147,7 +154,7 @@ class Procrastinate(_FromThreads):
         stack.enter_context(self._app.open())
         self._app.schema_manager.apply_schema()
         environment = {**self._environment, DATABASE: database.url}
-        self._processes([PYTHON, "-m", "tests.benchmarks.ordered"], environment, bench, stack)
+        return self._processes([PYTHON, "-m", "tests.benchmarks.ordered"], environment, bench, stack)
 
     def _publish(self, turn: Turn) -> None:
         self._app.configure_task(TURN, queue=QUEUE, lock=turn.user).defer(**turn._asdict())
@@ -158,7 +165,7 @@ class GroupMQ(Rival):
 
     PACKAGES = ("groupmq@1.1.0", "ioredis@5")
 
-    def _start(self, bench: Bench, stack: ExitStack) -> None:
+    def _start(self, bench: Bench, stack: ExitStack) -> list[Process]:
         env = {
             **self._environment,
             "BENCH_PACKAGES": str(package(*self.PACKAGES)),
@@ -166,7 +173,7 @@ class GroupMQ(Rival):
             "BENCH_THREADS": str(THREADS),
         }
         script = str(Path(__file__).with_name("groupmq.mjs"))
-        self._processes(["node", script, "work"], env, bench, stack)
+        workers = self._processes(["node", script, "work"], env, bench, stack)
         self._publisher = stack.enter_context(
             subprocess.Popen(
                 ["node", script, "publish"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
@@ -175,6 +182,7 @@ class GroupMQ(Rival):
         )  # fmt: skip
         stack.callback(self._publisher.kill)
         self._unconfirmed = 0
+        return workers
 
     def publish(self, turn: Turn, lane: int) -> None:
         assert self._publisher.stdin

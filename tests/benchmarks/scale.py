@@ -2,20 +2,21 @@
 
 Each number of sessions has workers of its own, so that what one left behind is not the next
 one's. Turns do nothing (``noop.py``). While all are closed, people write: their messages are
-counted, and none may be lost.
+counted, and none may be lost. Who is refused writes again, as WhatsApp does.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
 from tests.benchmarks.bench import Bench, Figures, allow_queues, note, table
-from tests.benchmarks.workers import Workers
+from tests.benchmarks.workers import PROBE, Workers
 from tests.servers import RabbitMQ, wait_until
 
 GOAL_WORKER_KIB, GOAL_BROKER_KIB, GOAL_CLOSE, GOAL_RESTART = 10.0, 50.0, 60.0, 20.0
@@ -24,6 +25,9 @@ WORKERS, PUBLISHER_THREADS = 2, 8
 WRITES = 100
 #: How often beat has idle sessions closed here (seconds).
 REAP_SECONDS = 2.0
+#: What the broker is asked, in Erlang.
+CONSUMERS = "ets:info(consumer_created, size)"
+USER_QUEUES = 'length([N || {resource, _, queue, <<"chat.55", _/binary>>} = N <- rabbit_amqqueue:list_names()])'
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class _Level:
     open_seconds: float
     restart_seconds: float
     close_seconds: float
+    refused: int
     lost: int
 
 
@@ -47,11 +52,14 @@ def run(bench: Bench) -> Figures:
         broker.start()
         levels = [_measure(bench, broker, count, db) for db, count in enumerate(counts)]
     table(
-        ("sessions", "worker KiB", "broker KiB", "open all s", "a second", "subscribed again s", "close all s", "lost"),
+        (
+            "sessions", "worker KiB", "broker KiB", "open all s", "a second", "subscribed again s", "close all s",
+            "refused", "lost",
+        ),
         [
             (
                 of.sessions, of.worker_kib, of.broker_kib, of.open_seconds, of.sessions / of.open_seconds,
-                of.restart_seconds, of.close_seconds, of.lost,
+                of.restart_seconds, of.close_seconds, of.refused, of.lost,
             )
             for of in levels
         ],
@@ -102,15 +110,23 @@ def _measure(bench: Bench, broker: RabbitMQ, count: int, db: int) -> _Level:
         )
         restarted = _restart(broker, consumers + count)
         note(f"  {count} subscribed again in {restarted:.1f} s")
-        writers = users[::WRITES]
-        closed = _close_all(workers, broker, people, writers)
-        note(f"  {count} closed in {closed:.1f} s")
-        lost = count + len(writers) - workers.done
-    return _Level(count, worker, server, opened, restarted, closed, lost)
+        written = {f"{PROBE} while closing {user}": user for user in users[::WRITES]}
+        closed, refused = _close_all(workers, broker, people, written)
+        note(f"  {count} closed in {closed:.1f} s, {refused} messages refused meanwhile")
+        with suppress(AssertionError):
+            wait_until(lambda: written.keys() <= workers.probed, seconds=60)
+        lost = len(written.keys() - workers.probed)
+    return _Level(count, worker, server, opened, restarted, closed, refused, lost)
 
 
-def _write(workers: Workers, user: str) -> None:
-    workers.bot.router.route(Message(user, f"{user}.{time.monotonic()}", "oi", sent_at=time.time()))
+def _write(workers: Workers, user: str, id_: str = "") -> int:
+    """Write until it is taken; return how often it was refused."""
+    message = Message(user, id_ or f"{user}.{time.monotonic()}", "oi", sent_at=time.time())
+    for refused in range(10):
+        with suppress(BrokerUnavailable):
+            workers.bot.router.route(message)
+            return refused
+    raise BrokerUnavailable(f"ten times, for {user}")
 
 
 def _restart(broker: RabbitMQ, consumers: int) -> float:
@@ -118,24 +134,27 @@ def _restart(broker: RabbitMQ, consumers: int) -> float:
     broker.stop()
     broker.start()
     began = time.monotonic()
-    wait_until(lambda: _consumers(broker) >= consumers, seconds=300, what="all subscribed again", every=0.5)
+    broker.wait_for(f"{CONSUMERS} >= {consumers}", seconds=300)
     return time.monotonic() - began
 
 
-def _close_all(workers: Workers, broker: RabbitMQ, people: ThreadPoolExecutor, writers: list[str]) -> float:
-    """Have the reaper close everything, again and again while people write; return the seconds it took."""
-    written = [people.submit(_write, workers, user) for user in writers]
-    began = asked = time.monotonic()
-    _reap(workers)
-    while _user_queues(broker):
-        assert time.monotonic() - began < 600, "sessions stay open"
-        if time.monotonic() - asked >= REAP_SECONDS:
-            asked = time.monotonic()
+def _close_all(
+    workers: Workers, broker: RabbitMQ, people: ThreadPoolExecutor, messages: dict[str, str]
+) -> tuple[float, int]:  # fmt: skip
+    """Have the reaper close everything, again and again while people write ``messages``, id → user.
+
+    Returns the seconds it took, and how often one who wrote was refused.
+    """
+    began = time.monotonic()
+    written = [people.submit(_write, workers, user, id_) for id_, user in messages.items()]
+    with ThreadPoolExecutor(1) as watch:
+        closed = watch.submit(broker.wait_for, f"{USER_QUEUES} =:= 0", seconds=600)
+        while not closed.done():
             _reap(workers)
-        time.sleep(0.2)
-    for one in written:
-        one.result()
-    return time.monotonic() - began
+            wait([closed], timeout=REAP_SECONDS)
+        closed.result()
+    took = time.monotonic() - began
+    return took, sum(one.result() for one in written)
 
 
 def _reap(workers: Workers) -> None:
@@ -155,9 +174,4 @@ def _broker_memory(broker: RabbitMQ) -> float:
 
 
 def _consumers(broker: RabbitMQ) -> int:
-    return int(broker.ctl("eval", "ets:info(consumer_created, size)."))
-
-
-def _user_queues(broker: RabbitMQ) -> int:
-    names = 'length([N || {resource, _, queue, <<"chat.55", _/binary>>} = N <- rabbit_amqqueue:list_names()]).'
-    return int(broker.ctl("eval", names))
+    return int(broker.ctl("eval", f"{CONSUMERS}."))

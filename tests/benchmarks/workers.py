@@ -110,6 +110,11 @@ class Workers(AbstractContextManager["Workers"]):
         """Return the moment at which the turn of that message began, once it did."""
         return float(wait_until(lambda: self._store.hget(BEGAN, probe), what=f"turn of {probe}", every=0.002))
 
+    @property
+    def probed(self) -> set[str]:
+        """The probes whose turn began."""
+        return set(self._store.hkeys(BEGAN))
+
     def held(self) -> AbstractContextManager[None]:
         """Hold them inside the block; their connections stay."""
         return held(self.processes)

@@ -322,6 +322,7 @@ def test_what_is_no_message_is_shown_and_stays(broker, bot, dead):
         )
         reject(broker, "chat.open")
     bot.router.mark_read(Message(user="ana", id="wamid.read", text=""))
+    wait_until(lambda: ready(broker, topology.SEND) == 1)
     reject(broker, topology.SEND)
     bot.celery.send_task("chatbot.answer", ("ana", 7), exchange="chat.dead", queue=None, routing_key="")
     bot.router.bury(Message(user="", id="wamid.nobody", text=SECRET), "a user id has 1 to 200 bytes")
