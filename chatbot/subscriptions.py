@@ -24,13 +24,13 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import structlog
-from amqp.exceptions import NotFound, PreconditionFailed, RecoverableConnectionError
+from amqp.exceptions import NotFound, PreconditionFailed
 from celery import bootsteps
 from celery.worker import state
 from celery.worker.control import control_command, inspect_command
@@ -38,6 +38,7 @@ from kombu.serialization import prepare_accept_content
 
 from chatbot import topology
 from chatbot.router import bind_user_queue, declare_user_queue, declare_user_queues
+from chatbot.steps import SLICE, Steps
 
 log = structlog.get_logger(__name__)
 
@@ -54,9 +55,6 @@ PUT_BACK_SECONDS = (1.0, 15.0)
 LEAVE_SECONDS = 30.0
 #: How a worker knows its message to leave among those of people.
 LEAVE = "chatbot.leave"
-#: Broker calls made in one go before the event loop gets its turn again.
-SLICE = 20
-PAUSE_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -89,66 +87,6 @@ class Session:
         return self.delivery is not None and not self.delivery.acknowledged
 
 
-@dataclass(slots=True)
-class _Loop:
-    """Work for the event loop, done in slices so that heartbeats and acks keep flowing.
-
-    ``later`` calls a function on the loop after so many seconds. Kombu's loop runs ten due
-    timers and then waits for an event, up to a second, even where more are due. So one timer
-    stands for any number of steps, and between two slices there is a real, short pause.
-    """
-
-    later: Callable[[float, Callable[[], None]], Any]
-    channel_errors: tuple[type[Exception], ...]
-    work: deque[Callable[[], None]] = field(default_factory=deque)
-    delayed: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)
-    awake: bool = False
-    closed: bool = False
-
-    def close(self) -> None:
-        """Do nothing more: what is left belongs to a connection that is gone."""
-        self.closed = True
-        self.work.clear()
-        self.delayed.clear()
-
-    def add_later(self, seconds: float, step: Callable[[], None]) -> None:
-        """Add a step ``seconds`` from now, which are the same for all steps."""
-        self.delayed.append((time.monotonic() + seconds, step))
-        if len(self.delayed) == 1:
-            self.later(seconds, self._add_due)
-
-    def _add_due(self) -> None:
-        now = time.monotonic()
-        while self.delayed and self.delayed[0][0] <= now:
-            self.add(self.delayed.popleft()[1])
-        if self.delayed:
-            self.later(self.delayed[0][0] - now, self._add_due)
-
-    def add(self, step: Callable[[], None]) -> None:
-        if self.closed:
-            return
-        # Broker calls wait for their answers and meanwhile receive deliveries, which
-        # add work: never do it right there, or thousands of frames pile up.
-        self.work.append(step)
-        if not self.awake:
-            self.awake = True
-            self.later(0.0, self._run)
-
-    def _run(self) -> None:
-        try:
-            for _ in range(min(SLICE, len(self.work))):
-                self.work.popleft()()
-        except self.channel_errors as err:
-            # The users of that channel are no longer heard here: let go of everything,
-            # and the broker hands the leases out anew.
-            raise RecoverableConnectionError(f"a channel was closed: {err}") from err
-        finally:
-            self.awake = False
-            if self.work:
-                self.awake = True
-                self.later(PAUSE_SECONDS, self._run)
-
-
 class Subscriptions(bootsteps.StartStopStep):
     """The consumers of user queues, in workers that were started with ``-Q chat.open``."""
 
@@ -179,7 +117,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._virtual = consumer.connection.transport.driver_type == "memory"
         self._handle = consumer.create_task_handler()
         self._accept = prepare_accept_content(consumer.app.conf.accept_content)
-        self._loop = _Loop(self._later, tuple(consumer.channel_errors))
+        self._steps = Steps(self._later, tuple(consumer.channel_errors))
         self._stopping = False
         self.sessions = {}
         self._asked: deque[Any] = deque()
@@ -228,7 +166,7 @@ class Subscriptions(bootsteps.StartStopStep):
             log.warning("sessions.handover_failed", error=repr(err))
 
     def _forget_all(self) -> None:
-        self._loop.close()
+        self._steps.close()
         for session in self.sessions.values():
             if session.pausing:
                 session.pausing.cancel()
@@ -262,7 +200,7 @@ class Subscriptions(bootsteps.StartStopStep):
     def _on_request(self, raw: Any) -> None:
         self._asked.append(self._requests.message_to_python(raw))
         if len(self._asked) == 1:
-            self._loop.add(self._subscribe_asked)
+            self._steps.add(self._subscribe_asked)
 
     def _subscribe_asked(self) -> None:
         """Take a slice of the requests together: thousands come at once when a worker or the broker was away."""
@@ -270,7 +208,7 @@ class Subscriptions(bootsteps.StartStopStep):
             return
         leases = [self._asked.popleft() for _ in range(min(SLICE, len(self._asked)))]
         if self._asked:
-            self._loop.add(self._subscribe_asked)
+            self._steps.add(self._subscribe_asked)
         requests = [(lease, queue) for lease in leases if (queue := self._requested(lease))]
         consumers = self._declare([queue for _, queue in requests])
         opened = [
@@ -343,7 +281,7 @@ class Subscriptions(bootsteps.StartStopStep):
     def _on_delivery(self, session: Session, raw: Any) -> None:
         message = session.amqp_channel.message_to_python(raw)
         if message.properties.get("type") == LEAVE:
-            self._loop.add(partial(self._on_leave, session, message))
+            self._steps.add(partial(self._on_leave, session, message))
             return
         message.accept = self._accept
         message.ack_log_error = partial(self._acknowledge, session, message)
@@ -404,7 +342,7 @@ class Subscriptions(bootsteps.StartStopStep):
         limit = time.monotonic() - idle_timeout
         idle = [s for s in self.sessions.values() if s.active_at <= limit and self._is_idle(s)]
         for session in idle:
-            self._loop.add(partial(self._close, session, limit))
+            self._steps.add(partial(self._close, session, limit))
         return len(idle)
 
     def _close(self, session: Session, limit: float) -> None:
@@ -476,7 +414,7 @@ class Subscriptions(bootsteps.StartStopStep):
             self._end(session, ours)
             return
         self._admin.queue_unbind(session.queue, exchange=topology.CHAT.name, routing_key=session.queue)
-        self._loop.add_later(topology.UNBOUND_SECONDS, partial(self._end, session, ours))
+        self._steps.add_later(topology.UNBOUND_SECONDS, partial(self._end, session, ours))
 
     def _end(self, session: Session, ours: Any) -> None:
         """Delete the queue of a session that is no longer consumed; open it again if it is in use."""
@@ -549,7 +487,7 @@ class Subscriptions(bootsteps.StartStopStep):
         if self._is_idle(session):
             self._consume(session)
         elif session.is_busy():
-            self._consumer.timer.call_after(0.2, self._loop.add, (partial(self._resume, session),))
+            self._consumer.timer.call_after(0.2, self._steps.add, (partial(self._resume, session),))
 
     # -- as time goes by --------------------------------------------------------
 
@@ -560,9 +498,9 @@ class Subscriptions(bootsteps.StartStopStep):
                 session.delivery = None
                 session.active_at = now
             elif self._is_overdue(session) and not session.is_busy():
-                self._loop.add(partial(self._renew, session))
+                self._steps.add(partial(self._renew, session))
         if len(self.sessions) >= self._most_sessions:
-            self._loop.add(self._make_room)
+            self._steps.add(self._make_room)
 
     def _renew(self, session: Session) -> None:
         if self._is_idle(session):

@@ -36,7 +36,7 @@ def test_sessions_leave_nothing_behind(request, rabbitmq, redis_server, bot):  #
         return {
             "sessions": len(step.sessions),
             "session objects": sum(isinstance(thing, Session) for thing in gc.get_objects()),
-            "work": len(step._loop.work),
+            "work": len(step._steps.work),
             "consumer callbacks": len(step._amqp_channel.callbacks),
             "amqp channels": len(step._connection.connection.channels),
             "threads": threading.active_count(),

@@ -853,7 +853,7 @@ def test_a_lease_is_handed_back_in_time_idle_or_busy(bot, monkeypatch):
         monkeypatch.undo()
         [step] = steps
         wait_until(
-            lambda: step.sessions and not step._loop.work and not any(s.leaving for s in step.sessions.values()),
+            lambda: step.sessions and not step._steps.work and not any(s.leaving for s in step.sessions.values()),
             what="the session stays where it is",
         )
 

@@ -15,6 +15,7 @@ import pytest
 from chatbot import embedded, subscriptions, topology
 from chatbot.errors import BrokerUnavailable
 from chatbot.router import UNREAD
+from chatbot.steps import SLICE
 from tests.benchmarks.turn import LIVE, NEW, STATUS, Cost, message, watched, written
 from tests.servers import held, wait_until
 
@@ -134,12 +135,12 @@ def test_a_worker_is_handed_each_message_and_acknowledges_it_once(way, monkeypat
 
 def test_requests_that_come_together_share_their_round_trips(way, monkeypatch):
     """As after a broker's restart, or when a worker dies and leaves its users to the others."""
-    bot, number, slices = way.bot, subscriptions.SLICE + 10, [subscriptions.SLICE, 10]
+    bot, number, slices = way.bot, SLICE + 10, [SLICE, 10]
 
     class Together(subscriptions.Subscriptions):
         def _subscribe_asked(self):
             if not self.sessions and len(self._asked) < number:
-                self._loop.add(self._subscribe_asked)
+                self._steps.add(self._subscribe_asked)
                 return
             if not self.sessions:
                 way.broker.clear()

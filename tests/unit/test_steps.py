@@ -7,7 +7,7 @@ import os
 import pytest
 from kombu.asynchronous import Hub
 
-from chatbot.subscriptions import SLICE, _Loop
+from chatbot.steps import SLICE, Steps
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def run_until(hub, holds):
 
 def test_work_is_done_in_slices_that_wait_for_no_event(hub):
     done = []
-    loop = _Loop(hub.call_later, ())
+    loop = Steps(hub.call_later, ())
     for n in range(50 * SLICE):
         loop.add(lambda n=n: done.append(n))
     run_until(hub, lambda: len(done) == 50 * SLICE)
@@ -48,7 +48,7 @@ def test_work_is_done_in_slices_that_wait_for_no_event(hub):
 
 def test_any_number_of_delayed_steps_is_one_timer(hub):
     done = []
-    loop = _Loop(hub.call_later, ())
+    loop = Steps(hub.call_later, ())
     for n in range(500):
         loop.add_later(0.02, lambda n=n: done.append(n))
     assert len(hub.timer) == 1
@@ -59,7 +59,7 @@ def test_any_number_of_delayed_steps_is_one_timer(hub):
 
 def test_a_closed_loop_does_nothing_more(hub):
     done = []
-    loop = _Loop(hub.call_later, ())
+    loop = Steps(hub.call_later, ())
     loop.add(lambda: done.append("now"))
     loop.add_later(0.01, lambda: done.append("later"))
     loop.close()
