@@ -156,9 +156,12 @@ def held(processes: Iterable[Process]) -> Iterator[None]:
 
 
 class RabbitMQ:
-    """A broker of our own. ``url`` for clients; ``stop``/``kill``/``start`` keep its data."""
+    """A broker of our own. ``url`` for clients; ``stop``/``kill``/``start`` keep its data.
 
-    def __init__(self, folder: Path) -> None:
+    It lets nobody publish while it holds more than two fifths of ``memory``.
+    """
+
+    def __init__(self, folder: Path, *, memory: str = "4GB") -> None:
         self._chroot = []
         inside = folder
         if Path("/") != RABBITMQ_ROOT:
@@ -174,7 +177,7 @@ class RabbitMQ:
         # Told its memory: in a root without /proc the broker cannot see it and would set no alarm.
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
-            "total_memory_available_override_value = 4GB\n"
+            f"total_memory_available_override_value = {memory}\n"
             "vm_memory_calculation_strategy = allocated\n"
         )
         self.env = {

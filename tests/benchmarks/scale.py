@@ -48,7 +48,7 @@ def run(bench: Bench) -> Figures:
     """Return what each number of sessions costs; the goals are for the largest, closing for 10,000."""
     counts = [200, 1_000] if bench.quick else [1_000, 10_000, 20_000]
     counts[-1] = allow_queues(counts[-1])
-    with closing(RabbitMQ(bench.folder / "rabbitmq-scale")) as broker:
+    with closing(RabbitMQ(bench.folder / "rabbitmq-scale", memory="16GB")) as broker:
         broker.start()
         levels = [_measure(bench, broker, count, db) for db, count in enumerate(counts)]
     table(
