@@ -5,7 +5,7 @@ The way of a message, in the order of the files:
 1. ``webhook``        verify the signature, parse, publish, answer 200
 2. ``router``         the message goes to ``chat.<user>``; asks for a subscriber (``publishing``: confirmed, by a
                       deadline; ``group_commit``: for several threads at once; ``shards``: on several brokers)
-3. ``subscriptions``  a worker's bootstep consumes users' queues on demand
+3. ``subscriptions``  a worker's bootstep consumes users' queues on demand (``steps``: in slices)
 4. ``conversation``   one turn: claim, history, agent, commit, reply (``media``, ``agent``, ``llm``)
 5. ``delivery``       replies in order, each once, through a channel (``channels/``)
 6. ``sessions``       idle ones are closed, orphaned ones are rescued

@@ -55,8 +55,9 @@ def _bare(tally: Tally) -> Celery:
 
     @app.task(name=ASK)
     def ask(messages: list[Any]) -> str | None:
-        answer = client.chat.completions.create(model="stub", messages=messages).choices[0].message.content
-        tally.count()
-        return answer
+        try:
+            return client.chat.completions.create(model="stub", messages=messages).choices[0].message.content
+        finally:
+            tally.count()  # a call that failed for good is over, too
 
     return app
