@@ -98,10 +98,17 @@ class Published:
         monkeypatch.setattr(Publishers, "run", lambda _, deadline, publish: publish(self))
         monkeypatch.setattr(Router, "_open", lambda *_: None)
         monkeypatch.setattr(Router, "_look", lambda *_, **__: None)
-        monkeypatch.setattr(Router, "_publish", self._publish)
+        monkeypatch.setattr(Router, "_give", self._give)
         self.returned = []
+        self.unconfirmed = ()
 
-    def _publish(self, publisher, deadline, call, **where):
+    def forget(self):
+        pass
+
+    def confirm(self, deadline):
+        pass
+
+    def _give(self, publisher, deadline, call, **where):
         self.sent.append((call, where))
 
 
