@@ -55,7 +55,8 @@ class Publisher(Producer):
         super().__init__(channel, on_return=lambda _, __, key, ___: self.returned.append(key))
 
     def forget(self) -> None:
-        """Forget what became of the messages so far."""
+        """Forget what became of the messages so far, and what becomes of those that nobody waited for."""
+        self.unconfirmed.clear()
         self.nacked.clear()
         self.returned.clear()
 
@@ -96,7 +97,7 @@ class Publisher(Producer):
         self.unconfirmed -= self.nacked
 
     def _meant(self, number: int, multiple: bool) -> set[int]:  # noqa: FBT001
-        return {each for each in self.unconfirmed if each <= number} if multiple else {number}
+        return {each for each in self.unconfirmed if each == number or (multiple and each < number)}
 
 
 class Publishers:

@@ -83,6 +83,21 @@ def test_what_several_calls_share_is_no_reason_to_ask_longer_while_the_broker_is
     bot.close()
 
 
+def test_what_becomes_of_a_message_that_nobody_waited_for_is_not_taken_for_the_next_ones():
+    channel = SimpleNamespace(events=defaultdict(set), confirm_select=lambda: None)
+    publisher = Publisher(channel, step=1.0, remaining=lambda _: 1.0)
+    [confirmed], [refused] = channel.events["basic_ack"], channel.events["basic_nack"]
+    publisher.unconfirmed |= {1, 2}
+    publisher.forget()
+    publisher.unconfirmed |= {3, 4, 5}
+    refused(1, multiple=False)
+    refused(2, multiple=True)
+    assert (publisher.unconfirmed, publisher.nacked) == ({3, 4, 5}, set())
+    refused(3, multiple=False)
+    confirmed(5, multiple=True)
+    assert (publisher.unconfirmed, publisher.nacked) == (set(), {3})
+
+
 def test_a_confirm_that_takes_longer_than_a_step_is_waited_for_until_the_deadline():
     def read(timeout):
         limits.append(timeout)
