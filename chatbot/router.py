@@ -156,7 +156,7 @@ class Router:
 
         Raises ``BrokerUnavailable``.
         """
-        self._send(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown)
+        self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown))
 
     def mark_read(self, message: Message, *, countdown: float = 0.0) -> None:
         """Have ``message`` marked as read in ``countdown`` seconds, with a typing indicator: a courtesy.
@@ -166,23 +166,25 @@ class Router:
         """
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        kwargs = {"message": address, "asked_at": time.time() + countdown}
-        call = Call(MARK_READ, arguments, kwargs, shown=repr(arguments), countdown=countdown)
-        wanted = _Wanted(call, f"send.{_suffix(message.user)}", self.deadline())
+        wanted = self._to_sender(
+            MARK_READ, arguments, f"send.{_suffix(message.user)}", countdown=countdown,
+            message=address, asked_at=time.time() + countdown,
+        )  # fmt: skip
         self._publishers.run(wanted.deadline, lambda publisher: self._tell(publisher, wanted))
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
         """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
         address = replace(message, text="").to_dict()
-        self._send(
+        wanted = self._to_sender(
             NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", deadline=deadline,
             text=text, message=address,
         )  # fmt: skip
+        self._commit(wanted)
 
     def report(self, status: Status, *, deadline: float | None = None) -> None:
         """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""
         arguments = (status.message_id, status.status)
-        self._send(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict())
+        self._commit(self._to_sender(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict()))
 
     def bury(self, message: Message, reason: str, *, deadline: float | None = None) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
@@ -204,12 +206,13 @@ class Router:
         """Close every connection of this router."""
         self._publishers.close()
 
-    def _send(
+    def _to_sender(
         self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
         countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> _Wanted:  # fmt: skip
+        """Return the call of a sender's task."""
         call = Call(task, arguments, kwargs, shown=repr(arguments), countdown=countdown)
-        self._commit(_Wanted(call, routing_key, self._until(deadline)))
+        return _Wanted(call, routing_key, self._until(deadline))
 
     def _until(self, deadline: float | None) -> float:
         return self.deadline() if deadline is None else min(deadline, self.deadline())

@@ -10,7 +10,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,14 @@ def allow_queues(count: int) -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return count
-    with suppress(ValueError):  # root may have more than it was given
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, max(most, count + DESCRIPTORS)))
-        most = max(most, count + DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if most < count + DESCRIPTORS:
+    enough = max(most, count + DESCRIPTORS)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, enough))  # root may have more than it was given
+    except ValueError:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         note(f"  {most} open files are allowed (`ulimit -Hn`): {most - DESCRIPTORS} queues instead of {count}")
-    return min(count, most - DESCRIPTORS)
+        return most - DESCRIPTORS
+    return count
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -136,6 +136,7 @@ class _Tried:
         for n in range(50 * self._paced_seconds):
             time.sleep(max(0.0, began + n / 50 - time.monotonic()))
             count += self._publish(f"55113333{n % 20:05}", 0.05)
+        self._rival.wait_published()
         return self._wait_taken(count)
 
     def _publish(self, user: str, seconds: float) -> int:
@@ -146,7 +147,6 @@ class _Tried:
         return 1
 
     def _wait_taken(self, count: int) -> list[_Taken]:
-        self._rival.wait_published()
         taken: list[_Taken] = []
 
         def all_taken() -> bool:

@@ -36,9 +36,9 @@ def run_until(hub, holds):
 
 def test_work_is_done_in_slices_that_wait_for_no_event(hub):
     done = []
-    loop = Steps(hub.call_later, ())
+    steps = Steps(hub.call_later, ())
     for n in range(50 * SLICE):
-        loop.add(lambda n=n: done.append(n))
+        steps.add(lambda n=n: done.append(n))
     run_until(hub, lambda: len(done) == 50 * SLICE)
     assert done == list(range(50 * SLICE))
     *waits, _ = hub.waits  # the last one found nothing left to do
@@ -48,21 +48,21 @@ def test_work_is_done_in_slices_that_wait_for_no_event(hub):
 
 def test_any_number_of_delayed_steps_is_one_timer(hub):
     done = []
-    loop = Steps(hub.call_later, ())
+    steps = Steps(hub.call_later, ())
     for n in range(500):
-        loop.add_later(0.02, lambda n=n: done.append(n))
+        steps.add_later(0.02, lambda n=n: done.append(n))
     assert len(hub.timer) == 1
     run_until(hub, lambda: len(done) == 500)
     assert done == list(range(500))
     assert max(hub.waits[:-1]) < 0.1, "nor here"
 
 
-def test_a_closed_loop_does_nothing_more(hub):
+def test_once_closed_nothing_more_is_done(hub):
     done = []
-    loop = Steps(hub.call_later, ())
-    loop.add(lambda: done.append("now"))
-    loop.add_later(0.01, lambda: done.append("later"))
-    loop.close()
-    loop.add(lambda: done.append("after"))
+    steps = Steps(hub.call_later, ())
+    steps.add(lambda: done.append("now"))
+    steps.add_later(0.01, lambda: done.append("later"))
+    steps.close()
+    steps.add(lambda: done.append("after"))
     run_until(hub, lambda: not len(hub.timer))
     assert done == []
