@@ -13,6 +13,7 @@ import structlog
 from celery import Celery, signals
 
 from chatbot import config, topology
+from chatbot.connection import Connection
 from chatbot.contacts import Names
 from chatbot.errors import Permanent
 from chatbot.router import Router
@@ -210,6 +211,7 @@ def _celery(settings: config.Settings) -> Celery:
             "rescue sessions": _every(settings.housekeeping_interval, "chatbot.rescue_sessions"),
         },
     )
+    app.amqp.Connection = Connection
     app.steps["consumer"].add(Subscriptions)
     app.set_default()
     return app

@@ -13,7 +13,6 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
 from tests.benchmarks.bench import Bench, Figures, allow_queues, note, table
 from tests.benchmarks.workers import PROBE, Workers
@@ -121,12 +120,7 @@ def _measure(bench: Bench, broker: RabbitMQ, count: int, db: int) -> _Level:
 
 def _write(workers: Workers, user: str, id_: str = "") -> int:
     """Write until it is taken; return how often it was refused."""
-    message = Message(user, id_ or f"{user}.{time.monotonic()}", "oi", sent_at=time.time())
-    for refused in range(10):
-        with suppress(BrokerUnavailable):
-            workers.bot.router.route(message)
-            return refused
-    raise BrokerUnavailable(f"ten times, for {user}")
+    return workers.write(Message(user, id_ or f"{user}.{time.monotonic()}", "oi", sent_at=time.time()))
 
 
 def _restart(broker: RabbitMQ, consumers: int) -> float:

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -25,6 +25,8 @@ import redis
 
 from chatbot.app import Chatbot
 from chatbot.config import Settings
+from chatbot.errors import BrokerUnavailable
+from chatbot.messages import Message
 from tests.servers import PYTHON, Process, RabbitMQ, Redis, held, wait_until
 
 THREADS = 32
@@ -91,6 +93,14 @@ class Workers(AbstractContextManager["Workers"]):
             assert process.alive, process.output()[-3000:]
         return self._store.hlen(DONE) == len(self.processes)
 
+    def write(self, message: Message) -> int:
+        """Route ``message`` until it is taken, as WhatsApp does; return how often it was refused."""
+        for refused in range(10):
+            with suppress(BrokerUnavailable):
+                self.bot.router.route(message)
+                return refused
+        raise BrokerUnavailable(f"ten times, for {message.user}")
+
     @property
     def done(self) -> int:
         """How many turns they took so far."""
@@ -126,6 +136,7 @@ class Tally:
     def __init__(self, store: redis.Redis) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self._counted = threading.Event()
         self._done, self._last = 0, 0.0
 
     def count(self) -> float:
@@ -133,6 +144,7 @@ class Tally:
         now = time.monotonic()
         with self._lock:
             self._done, self._last = self._done + 1, now
+        self._counted.set()
         return now
 
     def start(self) -> None:
@@ -140,13 +152,12 @@ class Tally:
         threading.Thread(target=self._tell, daemon=True).start()
 
     def _tell(self) -> None:
-        told = -1
         while True:
+            self._counted.clear()
             with self._lock:
                 done, last = self._done, self._last
-            if done != told:
-                self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
-                told = done
+            self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
+            self._counted.wait()  # who has nothing to do costs those nothing who are measured
             time.sleep(TELL_SECONDS)
 
 
