@@ -5,9 +5,9 @@ The chatbot's workers as the Procfile starts them, of 32 threads and with CrewAI
 messages of the past in its request. The ideal counts up to the processors' limit: where as many
 turns need more of them than there is, more slots help nobody, and a turn's own CPU decides.
 
-Everybody's messages are there before the first worker begins, so all slots ask the model at one
-moment, and a model that always takes as long answers all at one moment. Real ones do neither; it
-takes several latencies until the turns have spread.
+Everybody's messages are there before the first worker begins, and a model that always takes as
+long would answer what came at one moment at one moment, again and again. People do not write like
+that, so the first call of each slot takes a part of the time only (``slow_llm.py``).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _ways(bench: Bench, load: _Load, levels: list[int]) -> Iterator[dict[tuple[s
                 f"{name}-{slots}", bench.folder, bench.rabbitmq, bench.redis, kinds[name][0], db=db,
                 count=slots // THREADS, app=f"tests.benchmarks.asking:{name}", options=("--loglevel=INFO",),
                 broker_url=bench.rabbitmq.url.removesuffix("/") + bench.rabbitmq.add_vhost(), log_level="INFO",
-                llm_model="stub", llm_base_url=f"{llm}/{name}-{slots}/v1",
+                llm_model="stub", llm_base_url=f"{llm}/{name}-{slots}/{slots}/v1",
             )  # fmt: skip
             stack.enter_context(workers)
         yield {

@@ -1,8 +1,11 @@
 """An OpenAI-compatible model that takes its time and next to no processor: one thread for any number of calls.
 
-``python -m tests.benchmarks.slow_llm PORT SECONDS``. Every ``POST /<asker>/v1/…`` is answered
-with the same completion after so many seconds. ``GET /<asker>`` hands over the calls that ended
-since it was last asked: a JSON list of when each began and ended, in ``time.monotonic()``.
+``python -m tests.benchmarks.slow_llm PORT SECONDS``. Every ``POST /<asker>/<slots>/v1/…`` is
+answered with the same completion after so many seconds, but for the first calls of an asker, one
+for each of its slots: the first of them takes hardly any time, the last takes it all. So its slots
+ask one after the other from then on, as they do where people write when they like.
+``GET /<asker>`` hands over the calls that ended since it was last asked, a JSON list of when each
+began and ended, in ``time.monotonic()``; what comes next are first calls again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import json
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +41,8 @@ def started(folder: Path, seconds: float) -> Iterator[str]:
 class _Connection(asyncio.Protocol):
     """One HTTP/1.1 connection that is kept; a client sends its next request after the answer."""
 
-    def __init__(self, seconds: float, calls: dict[str, list[tuple[float, float]]]) -> None:
-        self._seconds, self._calls = seconds, calls
+    def __init__(self, seconds: float, begun: Counter[str], ended: dict[str, list[tuple[float, float]]]) -> None:
+        self._seconds, self._begun, self._ended = seconds, begun, ended
         self._received = b""
 
     def connection_made(self, transport: Any) -> None:
@@ -52,14 +55,17 @@ class _Connection(asyncio.Protocol):
             return
         self._received = b""
         method, path, _ = head.split(b" ", 2)
-        asker = path.decode().split("/")[1]
+        asker, *rest = path.decode().split("/")[1:]
         if method == b"GET":
-            self._answer(json.dumps(self._calls.pop(asker, [])).encode())
+            self._begun.pop(asker, None)
+            self._answer(json.dumps(self._ended.pop(asker, [])).encode())
         else:
-            asyncio.get_running_loop().call_later(self._seconds, self._end, asker, time.monotonic())
+            self._begun[asker] += 1
+            share = min(1.0, self._begun[asker] / int(rest[0]))
+            asyncio.get_running_loop().call_later(self._seconds * share, self._end, asker, time.monotonic())
 
     def _end(self, asker: str, began: float) -> None:
-        self._calls[asker].append((began, time.monotonic()))
+        self._ended[asker].append((began, time.monotonic()))
         self._answer(ANSWER)
 
     def _answer(self, body: bytes) -> None:
@@ -77,9 +83,10 @@ def _length(head: bytes) -> int:
 
 
 async def _serve(port: int, seconds: float) -> None:
-    calls: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    begun: Counter[str] = Counter()
+    ended: dict[str, list[tuple[float, float]]] = defaultdict(list)
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(seconds, calls), "127.0.0.1", port, backlog=1024
+        lambda: _Connection(seconds, begun, ended), "127.0.0.1", port, backlog=1024
     )
     await server.serve_forever()
 

@@ -38,7 +38,7 @@ def run(bench: Bench) -> Figures:
     with ExitStack() as stack:
         llm = stack.enter_context(slow_llm.started(bench.folder, LATENCY))
         system = stack.enter_context(
-            System(bench.folder, bench.rabbitmq, bench.redis, None, llm_model="stub", llm_base_url=f"{llm}/whole/v1")
+            System(bench.folder, bench.rabbitmq, bench.redis, None, llm_model="stub", llm_base_url=f"{llm}/whole/1/v1")
         )
         system.start("web", *WORKERS, "sender", "beat")
         settings = {name: system.env[f"CHATBOT_{name.upper()}"] for name in ("broker_url", "redis_url")}
