@@ -1,18 +1,23 @@
-"""``python -m tests.benchmarks [--only a,b] [--quick]``: run benchmarks; the last line is JSON."""
+"""``python -m tests.benchmarks [--only a,b] [--quick]``: run benchmarks; the last line is JSON.
+
+One that breaks off says why and what it was, the others run all the same, and the status is 1.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import time
+import traceback
 from importlib import import_module
 from pathlib import Path
 
 import structlog
 
-from tests.benchmarks.bench import note, servers
+from tests.benchmarks.bench import Figures, note, servers
 from tests.servers import end_in_order
 
 NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "turn", "send", "store", "start", "whole")
@@ -30,17 +35,25 @@ def main() -> None:
     only = [name for name in chosen.only.split(",") if name] or NAMES
     if unknown := set(only) - set(NAMES):
         options.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    figures = {}
+    figures: dict[str, Figures] = {}
     for name in only:
         began = time.monotonic()
         note(f"{name} …")
         print(f"## {name}")
-        with tempfile.TemporaryDirectory(prefix="chatbot-bench-") as folder, servers(
-            Path(folder), quick=chosen.quick
-        ) as bench:  # fmt: skip
-            figures[name] = import_module(f"tests.benchmarks.{name}").run(bench)
+        try:
+            figures[name] = _run(name, quick=chosen.quick)
+        except Exception as err:  # of any: what the others took minutes for is not thrown away
+            traceback.print_exc()
+            figures[name] = {"broke_off": repr(err)}
         note(f"{name}: {time.monotonic() - began:.0f} s")
     print(json.dumps(figures))
+    sys.exit(1 if any("broke_off" in of for of in figures.values()) else 0)
+
+
+def _run(name: str, *, quick: bool) -> Figures:
+    with tempfile.TemporaryDirectory(prefix="chatbot-bench-") as folder, servers(Path(folder), quick=quick) as bench:
+        figures: Figures = import_module(f"tests.benchmarks.{name}").run(bench)
+        return figures
 
 
 if __name__ == "__main__":
