@@ -61,7 +61,7 @@ def run(bench: Bench) -> Figures:
         latency=0.5 if bench.quick else 2.0,
         waves=bench.scaled(6, quick=2),
     )
-    levels = [32] if bench.quick else [64, 128, 256]
+    levels = [32] if bench.quick else [64, 256]
     with _ways(bench, load, levels) as ways:
         rates = bench.interleave(
             {f"{name} on {slots} slots": way.turns for (name, slots), way in ways.items()}, what="turns/s"

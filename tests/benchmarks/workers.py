@@ -113,7 +113,14 @@ class Workers(AbstractContextManager["Workers"]):
 
     def wait_done(self, count: int, *, seconds: float = 600.0) -> float:
         """Return once they took ``count`` turns in all: the moment at which the last one began."""
-        wait_until(lambda: self.done >= count, seconds=seconds, what=f"{count} turns")
+        try:
+            wait_until(lambda: self.done >= count, seconds=seconds, what=f"{count} turns")
+        except AssertionError as err:
+            for process in self.processes:
+                told = self._store.hget(DONE, str(process.pid))
+                err.add_note(f"{process.pid}, alive: {process.alive}, turns and the last: {told}")
+                err.add_note(process.output()[-1000:])
+            raise
         return max(float(told.split()[1]) for told in self._store.hvals(DONE))
 
     def wait_began(self, probe: str) -> float:

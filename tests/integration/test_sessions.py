@@ -858,6 +858,38 @@ def test_a_lease_is_handed_back_in_time_idle_or_busy(bot, monkeypatch):
         )
 
 
+def test_sessions_spread_over_a_worker_that_joins(tmp_path, rabbitmq, redis_server, monkeypatch):
+    """Nothing is configured for it, and their users notice nothing."""
+    from tests.stub_llm import StubLLM
+
+    users = [f"55118888{n:05}" for n in range(12)]
+    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=3) as system:
+        urls = {name: system.env[f"CHATBOT_{name.upper()}"] for name in ("broker_url", "redis_url")}
+        bot = chatbot(rabbitmq, redis_server, **urls)
+        bot.store._redis.flushdb()
+
+        def served_by():
+            return Counter(session["worker"] for session in bot.sessions.live().values())
+
+        def all_answered(count):
+            return all(len(replies(bot, user)) == count for user in users)
+
+        with serving(bot):
+            for user in users:
+                say(bot, "oi", user)
+            wait_until(lambda: all_answered(1))
+            [(first, sessions)] = served_by().items()
+            assert sessions == len(users)
+            system.start("worker")
+            with monkeypatch.context() as patched:
+                patched.setattr(subscriptions, "LEASE_SECONDS", 0.2)  # of the first worker's, which is in this process
+                wait_until(lambda: served_by().keys() - {first}, what="sessions at the second worker")
+            for user in users:
+                say(bot, "voltei", user)
+            wait_until(lambda: all_answered(2), what="everybody answered once more")
+        bot.close()
+
+
 def test_sessions_move_on_a_warm_shutdown_and_after_a_kill(tmp_path, rabbitmq, redis_server):
     """Waiting messages go on at another worker, without a new message."""
     from tests.stub_llm import StubLLM
