@@ -1,8 +1,8 @@
 """The connection that workers, senders and beat consume and schedule on.
 
-Promise: a broker that is back is asked within two seconds. Celery asks for it ever more
-seldom, up to every 30 s, and has no setting for that: whoever writes meanwhile would wait
-for a worker that long after an outage that nobody noticed the end of.
+Promise: a broker that is away is asked for every one to two seconds. Celery asks ever more
+seldom, up to every 30 s, and has no setting for that: after an outage whoever writes would
+wait that long for a worker.
 """
 
 from __future__ import annotations

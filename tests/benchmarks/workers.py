@@ -58,7 +58,7 @@ class Workers(AbstractContextManager["Workers"]):
             **settings,
         }
         self.bot = chatbot(self.settings)
-        self._store = redis.Redis.from_url(self.settings["redis_url"], decode_responses=True)
+        self._store = redis.Redis.from_url(self.settings["redis_url"], decode_responses=True, socket_timeout=60)
         env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")},
             **{f"CHATBOT_{name.upper()}": str(value) for name, value in self.settings.items()},
@@ -163,7 +163,10 @@ class Tally:
             self._counted.clear()
             with self._lock:
                 done, last = self._done, self._last
-            self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
+            try:
+                self._store.hset(DONE, str(os.getpid()), f"{done} {last}")
+            except redis.RedisError:  # a disk that stalls, or this process was held meanwhile: told next time
+                self._counted.set()
             self._counted.wait()  # who has nothing to do costs those nothing who are measured
             time.sleep(TELL_SECONDS)
 
