@@ -1,6 +1,7 @@
 """``python -m tests.benchmarks [--only a,b] [--quick]``: run benchmarks; the last line is JSON.
 
-One that breaks off says why and what it was, the others run all the same, and the status is 1.
+One that raises is printed with its traceback and is ``{"broke_off": …}`` in the JSON; the others
+run all the same, and the exit status is 1.
 """
 
 from __future__ import annotations

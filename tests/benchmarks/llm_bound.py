@@ -81,7 +81,7 @@ def run(bench: Bench) -> Figures:
             for name, slots in ways
         ],
     )  # fmt: skip
-    # What the ideal rate would need of the machine, as what was reached needs it.
+    # Busy / share is what the ideal rate would need of the machine, which has 1.
     free = [slots for slots in levels if busy[OURS, slots] <= share[OURS, slots]] or levels[:1]
     worst = min(share[OURS, slots] for slots in free)
     most = statistics.median(more.values())
@@ -164,11 +164,11 @@ def _ways(bench: Bench, load: _Load, levels: list[int]) -> Iterator[dict[tuple[s
                 f"{name}-{slots}", bench.folder, bench.rabbitmq, bench.redis, kinds[name][0], db=db,
                 count=slots // THREADS, app=f"tests.benchmarks.asking:{name}", options=("--loglevel=INFO",),
                 broker_url=bench.rabbitmq.url.removesuffix("/") + bench.rabbitmq.add_vhost(), log_level="INFO",
-                llm_model="stub", llm_base_url=f"{llm}/{name}-{slots}/{slots}/v1",
+                llm_model="stub", llm_base_url=f"{llm}/{name}/{slots}/v1",
             )  # fmt: skip
             stack.enter_context(workers)
         yield {
-            (name, slots): _Way(workers, slots, load, f"{llm}/{name}-{slots}", kinds[name][1](workers))
+            (name, slots): _Way(workers, slots, load, f"{llm}/{name}/{slots}", kinds[name][1](workers))
             for (name, slots), workers in started.items()
         }
 

@@ -4,7 +4,7 @@
 answered with the same completion after so many seconds, but for the first calls of an asker, one
 for each of its slots: the first of them takes hardly any time, the last takes it all. So its slots
 ask one after the other from then on, as they do where people write when they like.
-``GET /<asker>`` hands over the calls that ended since it was last asked, a JSON list of when each
+``GET /<asker>/<slots>`` hands over the calls that ended since it was last asked, a JSON list of when each
 began and ended, in ``time.monotonic()``; what comes next are first calls again.
 """
 
@@ -55,13 +55,14 @@ class _Connection(asyncio.Protocol):
             return
         self._received = b""
         method, path, _ = head.split(b" ", 2)
-        asker, *rest = path.decode().split("/")[1:]
+        name, slots = path.decode().split("/")[1:3]
+        asker = f"{name}/{slots}"
         if method == b"GET":
             self._begun.pop(asker, None)
             self._answer(json.dumps(self._ended.pop(asker, [])).encode())
         else:
             self._begun[asker] += 1
-            share = min(1.0, self._begun[asker] / int(rest[0]))
+            share = min(1.0, self._begun[asker] / int(slots))
             asyncio.get_running_loop().call_later(self._seconds * share, self._end, asker, time.monotonic())
 
     def _end(self, asker: str, began: float) -> None:
