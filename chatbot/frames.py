@@ -1,5 +1,8 @@
 """AMQP frames, many of them in one system call: what is written can be held back, and what comes is read ahead.
 
+Promise: frames go out in the order they were written, at the latest when the block that holds
+them back ends, also by an error; what came is given to py-amqp as it came.
+
 Each call also lets another thread run, and each write wakes the broker. py-amqp calls what
 writes a connection's frames once it is connected: ``frame_writer`` of ``amqp.Connection``.
 Not for a connection that an event loop watches: it would not see what was read ahead.
