@@ -199,9 +199,9 @@ class System:
         with redis.Redis.from_url(self.env["CHATBOT_REDIS_URL"], decode_responses=True) as client:
             return {event: int(times) for event, times in client.hgetall(COUNTS).items()}
 
-    def waiting_sends(self) -> int:
-        """Return how many messages wait for a sender, those for later included."""
-        return self.rabbitmq.queues(self.vhost).get("send", (0, 0))[0]
+    def waiting(self, queue: str) -> int:
+        """Return how many messages a queue has: those that wait, are put off or are being handled."""
+        return self.rabbitmq.queues(self.vhost).get(queue, (0, 0))[0]
 
     def user_queues(self) -> dict[str, tuple[int, int]]:
         """Return the queues of users: name → (messages, consumers)."""

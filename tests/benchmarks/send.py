@@ -44,7 +44,7 @@ def _measure(system: System, bot: Chatbot, turn: int, count: int) -> dict[str, f
             for message in messages:
                 give(message)
         used = sender.cpu_seconds
-        wait_until(lambda: not system.waiting_sends(), seconds=120, what="nothing to send", every=0.5)
+        wait_until(lambda: not system.waiting("send"), seconds=120, what="nothing to send", every=0.5)
         wait_until(then, seconds=120, what="everything settled")
         return 1000 * (sender.cpu_seconds - used) / count
 

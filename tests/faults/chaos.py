@@ -114,7 +114,7 @@ def _break_things(breaking: Faults, load: Load, messages: int, faults: int) -> N
 
 
 def _drain(system: System, load: Load) -> None:
-    """Wait until the stand-in has a reply for every message, the sessions are closed and nothing is due later."""
+    """Wait until the stand-in has a reply for every message, the sessions are closed and nothing is due any more."""
     wanted = {phone: len(texts) for phone, texts in load.accepted.items()}
 
     def answered() -> bool:
@@ -125,7 +125,11 @@ def _drain(system: System, load: Load) -> None:
     while not answered() and time.monotonic() < deadline:
         time.sleep(1)
     # What was put off (a typing indicator to renew, a user's next look into the outbox) is due within 75 s.
-    while (system.user_queues() or system.waiting_sends()) and time.monotonic() < deadline + 90:
+    while (system.user_queues() or system.waiting("send")) and time.monotonic() < deadline + 90:
+        time.sleep(1)
+    # Of what beat sends every second, some is being handled at almost any moment: the last of it, too, is to end.
+    system.processes["beat"].kill()
+    while system.waiting("housekeeping") and time.monotonic() < deadline + 90:
         time.sleep(1)
 
 
