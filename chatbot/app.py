@@ -200,6 +200,7 @@ def _celery(settings: config.Settings) -> Celery:
     import chatbot.shell
     import chatbot.tasks  # noqa: F401  # registers tasks with every app
     from chatbot.subscriptions import Subscriptions
+    from chatbot.task_events import TaskEvents
 
     app = Celery("chatbot")
     app.config_from_object("celeryconfig")
@@ -212,7 +213,7 @@ def _celery(settings: config.Settings) -> Celery:
         },
     )
     app.amqp.Connection = Connection
-    app.steps["consumer"].add(Subscriptions)
+    app.steps["consumer"].update((Subscriptions, TaskEvents))
     app.set_default()
     return app
 

@@ -29,6 +29,7 @@ from chatbot.media import Reading
 from chatbot.messages import Message, Turn
 from chatbot.retry import in_place
 from chatbot.store import Begun, Moved, Store
+from chatbot.typing_indicator import TypingIndicator
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,8 @@ CLAIM_SECONDS = 1500.0
 #: A file is fetched and read this often at most. One try takes about 3 minutes at the longest
 #: (``media.py``), so a turn stays below ``CLAIM_SECONDS`` with the slowest settings.
 READ_TRIES = 2
+#: Typing is shown anew this often: WhatsApp shows it for 25 s.
+TYPING_SECONDS = 20.0
 
 #: Characters of a quoted message that are given as context.
 LONGEST_QUOTE = 500
@@ -122,6 +125,7 @@ class Conversation:
         self._breaker = breaker
         self._read = read
         self._floor = _Floor()
+        self._typing = TypingIndicator(self._mark_read, seconds=TYPING_SECONDS)
         self._sleep = sleep
 
     def answer(self, message: Message) -> Turn | None:
@@ -200,16 +204,15 @@ class Conversation:
         """Return what to commit: the message with what its file says, the reply and, for an apology, the reason."""
         if begun.attempts > MAX_ATTEMPTS:
             return begun, *self._apology(begun, f"given up: it ended its worker {MAX_ATTEMPTS} times")
-        if begun.waits == 0 and (begun.message.text.strip() or begun.message.media):
-            self._mark_read(begun.message)
         try:
-            reading = self._read_file(begun.message)
-            refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
-            spoken, begun = _language(begun), replace(begun, message=reading.message)
-            if refusal:
-                reply = "" if refusal is language.UNREADABLE and _said_so(begun) else refusal[spoken]
-            else:
-                reply = in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep)
+            with self._seen(begun):
+                reading = self._read_file(begun.message)
+                refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
+                spoken, begun = _language(begun), replace(begun, message=reading.message)
+                if refusal:
+                    reply = "" if refusal is language.UNREADABLE and _said_so(begun) else refusal[spoken]
+                else:
+                    reply = in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep)
         except CircuitOpen:
             if begun.waits == 0:
                 self._tell_to_wait(begun)
@@ -238,6 +241,17 @@ class Conversation:
     def _ask(self, begun: Begun, image: str) -> str:
         shown = (image,) if image else ()
         return self._breaker.call(lambda: self._agent().reply(begun.message, begun.history, *shown))
+
+    @contextmanager
+    def _seen(self, begun: Begun) -> Iterator[None]:
+        """Mark the message as read, unless that was done, and show its author typing until the block ends."""
+        message = begun.message
+        if begun.waits or not (message.text.strip() or message.media):
+            yield
+            return
+        self._mark_read(message)
+        with self._typing.shown(message):
+            yield
 
     def _mark_read(self, message: Message) -> None:
         try:

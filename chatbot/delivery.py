@@ -103,11 +103,9 @@ class Delivery:
             log.debug("delivery.busy")
         return delivered
 
-    def mark_read(self, message: Message) -> bool:
-        """Mark ``message`` as read and, while it is being answered, show typing; return whether it is."""
-        typing = self._store.is_being_answered(message)
-        self._sender(message).mark_read(message, typing=typing)
-        return typing
+    def mark_read(self, message: Message) -> None:
+        """Mark ``message`` as read and, while it is being answered, show typing."""
+        self._sender(message).mark_read(message, typing=self._store.is_being_answered(message))
 
     def notify(self, message: Message, what: str, text: str) -> bool:
         """Tell the author of ``message`` something that is no reply, at most once an hour.

@@ -158,8 +158,8 @@ class Router:
         """
         self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown))
 
-    def mark_read(self, message: Message, *, countdown: float = 0.0) -> None:
-        """Have ``message`` marked as read in ``countdown`` seconds, with a typing indicator: a courtesy.
+    def mark_read(self, message: Message) -> None:
+        """Have ``message`` marked as read, with a typing indicator while it is being answered: a courtesy.
 
         It is written and not waited for, and may be lost with the broker. Raises
         ``BrokerUnavailable`` when it could not be written.
@@ -167,9 +167,8 @@ class Router:
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
         wanted = self._to_sender(
-            MARK_READ, arguments, f"send.{_suffix(message.user)}", countdown=countdown,
-            message=address, asked_at=time.time() + countdown,
-        )  # fmt: skip
+            MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, asked_at=time.time()
+        )
         self._publishers.run(wanted.deadline, lambda publisher: self._tell(publisher, wanted))
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MARK_READ_SECONDS = 20.0
-TYPING_SECONDS = 20.0
 
 
 class BotTask(Task):
@@ -83,15 +82,11 @@ def send(self: BotTask, user: str, number: int = 0) -> int:  # noqa: ARG001  # s
 def mark_read(
     self: BotTask, user: str, message_id: str, message: dict[str, Any], asked_at: float  # noqa: ARG001
 ) -> None:  # fmt: skip
-    """Mark a message as read and show typing: a courtesy, never tried again, and soon or never.
-
-    WhatsApp shows typing for 25 s: while the turn runs, it is shown anew.
-    """
+    """Mark a message as read and show typing: a courtesy, never tried again, and soon or never."""
     if time.time() - asked_at > MARK_READ_SECONDS:
         raise Discard("too late to mark as read")
     try:
-        if self.bot.delivery.mark_read(Message.from_dict(message)):
-            self.bot.router.mark_read(Message.from_dict(message), countdown=TYPING_SECONDS)
+        self.bot.delivery.mark_read(Message.from_dict(message))
     except (Transient, Permanent) as err:
         raise Discard(f"not marked as read: {err}") from err
 

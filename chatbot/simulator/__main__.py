@@ -1,14 +1,47 @@
-"""``python -m chatbot.simulator``: the simulator as a process of its own."""
+"""``python -m chatbot.simulator``: the simulator as a process of its own.
+
+Served by gunicorn, which keeps connections open between requests as Meta's servers do.
+"""
 
 from __future__ import annotations
 
 import argparse
-import signal
-import threading
+from typing import Any
 
-from werkzeug.serving import make_server
+from flask import Flask
+from gunicorn.app.base import BaseApplication
 
 from chatbot.simulator import Simulator, create_app
+
+#: Requests at a time; pages and faults of the script may keep one waiting for long.
+THREADS = 64
+#: Longer than a client keeps an idle connection: one that is closed while it asks leaves it in doubt.
+KEEPALIVE_SECONDS = 75
+
+
+class _Server(BaseApplication):
+    """One process, for the state lives in its memory; ``load`` runs there."""
+
+    def __init__(self, simulator: Simulator, bind: str) -> None:
+        self._simulator, self._bind = simulator, bind
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings: dict[str, Any] = {
+            "bind": self._bind,
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "keepalive": KEEPALIVE_SECONDS,
+            "control_socket_disable": True,
+            "when_ready": lambda _: print(f"http://{self._bind}/simulator", flush=True),
+            "worker_exit": lambda _, __: self._simulator.close(),
+        }
+        for name, setting in settings.items():
+            self.cfg.set(name, setting)
+
+    def load(self) -> Flask:
+        self._simulator.start()
+        return create_app(self._simulator)
 
 
 def main() -> None:
@@ -23,18 +56,7 @@ def main() -> None:
     simulator = Simulator(
         webhook_url=given.webhook_url, app_secret=given.app_secret, phone_number_id=given.phone_number_id
     )
-    server = make_server(given.host, given.port, create_app(simulator), threaded=True)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: ended.set())
-    simulator.start()
-    thread = threading.Thread(target=server.serve_forever, name="web", daemon=True)
-    thread.start()
-    print(f"http://{given.host}:{given.port}/simulator", flush=True)
-    ended.wait()
-    simulator.close()
-    server.shutdown()
-    thread.join(5)
+    _Server(simulator, f"{given.host}:{given.port}").run()
 
 
 if __name__ == "__main__":

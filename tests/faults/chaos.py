@@ -124,7 +124,7 @@ def _drain(system: System, load: Load) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
     while not answered() and time.monotonic() < deadline:
         time.sleep(1)
-    # What was put off (a typing indicator to renew, a user's next look into the outbox) is due within 75 s.
+    # What was put off (a user's next look into the outbox) is due within 75 s.
     while (system.user_queues() or system.waiting("send")) and time.monotonic() < deadline + 90:
         time.sleep(1)
     # Of what beat sends every second, some is being handled at almost any moment: the last of it, too, is to end.

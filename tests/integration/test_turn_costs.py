@@ -107,11 +107,10 @@ def test_a_status_is_one_round_trip_to_each(way):
 
 
 def test_a_worker_is_handed_each_message_and_acknowledges_it_once(way, monkeypatch):
-    """The whole way through Celery, without the read mark: it comes again while a turn is under way."""
+    """The whole way through Celery."""
     bot, number = way.bot, 5
     for queue in (topology.OPEN, topology.SEND):
         way.uncounted.queue_purge(queue)  # what the other tests asked for
-    monkeypatch.setattr(bot.router, "mark_read", lambda _: None)
     monkeypatch.setattr(bot, "warm_up", lambda: None)
     bot.celery.conf.worker_send_task_events = False
 
@@ -121,16 +120,16 @@ def test_a_worker_is_handed_each_message_and_acknowledges_it_once(way, monkeypat
     with embedded.worker(bot, concurrency=4):
         way.broker.clear()
         bot.router.route(message(SERVED))
-        acknowledged(2)
+        acknowledged(3)
         way.broker.clear()
         for n in range(1, number + 1):
             bot.router.route(message(SERVED))
-            acknowledged(2 * n)
+            acknowledged(3 * n)
         asked = Counter(method for method in way.broker.asked if method.startswith("basic."))
         delivered = way.broker.heard.count("basic.deliver")
-    # All twice: for the message, and for its sender's wake-up.
-    assert asked == {"basic.publish": 2 * number, "basic.ack": 2 * number}
-    assert delivered == 2 * number
+    # All three times: for the message, its read mark and its sender's wake-up.
+    assert asked == {"basic.publish": 3 * number, "basic.ack": 3 * number}
+    assert delivered == 3 * number
 
 
 def test_requests_that_come_together_share_their_round_trips(way, monkeypatch):

@@ -91,6 +91,19 @@ def said(text, id_=None, user="ana", phone="5511999990001"):
     return Message(user=user, id=id_ or text, text=text, phone=phone)
 
 
+def test_typing_is_shown_anew_while_the_model_takes_long(monkeypatch, store, agent, published, breaker):
+    monkeypatch.setattr("chatbot.conversation.TYPING_SECONDS", 0.01)
+
+    class Slow(Echo):
+        def reply(self, message, history):
+            wait_until(lambda: len(published.typing) >= 3, what="typing shown anew")
+            return super().reply(message, history)
+
+    slow = Conversation(store, Slow, published, llm_tries=3, breaker=breaker, sleep=lambda _: None)
+    assert slow.answer(said("um")).reply == "eco um"
+    assert set(published.typing) == {"um"}
+
+
 def test_a_turn_is_committed_and_the_sender_woken(conversation, agent, published, store):
     assert conversation.answer(said("um")).reply == "eco um"
     conversation.answer(said("dois"))
