@@ -2,7 +2,8 @@
 
 One sender as in the Procfile works for users who have one message each: it marks what they wrote
 as read, delivers a reply of one part to the stand-in, which takes it as fast as it comes, and
-settles what is reported of it. There is nothing to compare it with.
+settles what is reported of it, as many a second as ``plan.py`` says. There is nothing to compare
+it with.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.messages import Message, Status
 from tests.benchmarks.bench import Bench, Figures, table
-from tests.servers import held, wait_until
+from tests.benchmarks.plan import CALLS_A_SECOND
+from tests.servers import wait_until
 from tests.system import PHONE_NUMBER_ID, System
 
 SENDER = "sender"
@@ -24,7 +26,7 @@ SENDER = "sender"
 
 def run(bench: Bench) -> Figures:
     """Return the milliseconds of the sender's CPU for each kind of its work; there is no goal."""
-    count = bench.scaled(1000, quick=200)
+    count = bench.scaled(600, quick=200)
     with System(bench.folder, bench.rabbitmq, bench.redis, None) as system:
         system.start(SENDER)
         settings = {name: system.env[f"CHATBOT_{name.upper()}"] for name in ("broker_url", "redis_url")}
@@ -40,10 +42,10 @@ def _measure(system: System, bot: Chatbot, turn: int, count: int) -> dict[str, f
     messages = [_message(f"55219{turn}{n:07}") for n in range(count)]
 
     def spent(give: Callable[[Message], None], *, then: Callable[[], object] = lambda: True) -> float:
-        with held([sender]):
-            for message in messages:
-                give(message)
-        used = sender.cpu_seconds
+        used, began = sender.cpu_seconds, time.monotonic()
+        for n, message in enumerate(messages):
+            time.sleep(max(0.0, began + n / CALLS_A_SECOND - time.monotonic()))
+            give(message)
         wait_until(lambda: not system.waiting("send"), seconds=120, what="nothing to send", every=0.5)
         wait_until(then, seconds=120, what="everything settled")
         return 1000 * (sender.cpu_seconds - used) / count

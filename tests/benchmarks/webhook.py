@@ -2,7 +2,8 @@
 
 Both under the settings of ``chatbot/serving.py``, with two processes of eight threads. Ours
 has the sessions of 100 users live; whatever arrives, on either side, is taken off its queue
-and thrown away. The load comes from one more process of this machine, the same for both.
+and thrown away. The load comes from one more process of this machine, the same for both. What the
+plan (``plan.py``) needs of the processor's time is measured at a rate that web can take with ease.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from chatbot import topology
 from chatbot.router import bind_user_queue, declare_user_queue
 from chatbot.simulator.webhooks import status_body
 from tests.benchmarks.bench import Bench, Figures, percentile, ratio, table
+from tests.benchmarks.plan import CALLS_A_SECOND
 from tests.benchmarks.posts import post_all, post_at, prepared
 from tests.benchmarks.thin import QUEUE
 from tests.benchmarks.workers import chatbot
@@ -52,14 +54,18 @@ def run(bench: Bench) -> Figures:
 
         def cpu(body: Callable[[], bytes]) -> float:
             used, posts = web.cpu_seconds, [prepared(body()) for _ in range(count)]
-            load.submit(post_all, ports[OURS], posts, CONNECTIONS).result()
+            load.submit(post_at, ports[OURS], posts, CONNECTIONS, CALLS_A_SECOND).result()
             return 1000 * (web.cpu_seconds - used) / count
 
         rates = bench.interleave({name: lambda name=name: rate(name) for name in ports}, what="requests/s")
         half = statistics.median(rates[OURS]) / 2
         took = load.submit(post_at, ports[OURS], _requests(count), CONNECTIONS, half).result()
         posts = bench.interleave({"1 message": lambda: seconds(1), "100 messages": lambda: seconds(100)}, what="s")
-        cpus = {"a message": cpu(lambda: _body(1)), "a status": cpu(_status)}
+        cpus = {
+            "a message": cpu(lambda: _body(1)),
+            "a status": cpu(lambda: _status("read")),
+            "a status that is passed on": cpu(lambda: _status("delivered")),
+        }
     share, batch = ratio(rates[OURS], rates[THIN]), ratio(posts["100 messages"], posts["1 message"])
     table(
         ("", "figure", "goal"),
@@ -94,11 +100,11 @@ def _body(messages: int) -> bytes:
     )
 
 
-def _status() -> bytes:
+def _status(status: str) -> bytes:
     number = next(fresh)
     user = USERS[number % len(USERS)]
-    body = status_body(PHONE_NUMBER_ID, message_id=f"wamid.out.{number}", status="sent", to=user, callback="")
-    return json.dumps(body).encode()
+    id_, callback = f"wamid.out.{number}", f"{user}:{number}:0"
+    return json.dumps(status_body(PHONE_NUMBER_ID, message_id=id_, status=status, to=user, callback=callback)).encode()
 
 
 def _requests(count: int) -> list[bytes]:
@@ -113,7 +119,6 @@ def _webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
         env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")},
             "CHATBOT_ENV": "test",
-            "CHATBOT_LOG_LEVEL": "WARNING",
             "CHATBOT_BROKER_URL": bench.rabbitmq.url,
             "CHATBOT_WHATSAPP_APP_SECRET": APP_SECRET,
             "CHATBOT_WHATSAPP_VERIFY_TOKEN": VERIFY_TOKEN,
@@ -128,12 +133,13 @@ def _webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
             for user in USERS:
                 declare_user_queue(channel, topology.queue_name(user), bot.queue_arguments)
                 bind_user_queue(channel, topology.queue_name(user))
+        queues = [QUEUE, topology.SEND, *map(topology.queue_name, USERS)]
         gunicorn = [str(Path(sys.executable).parent / "gunicorn"), "-c", "python:chatbot.serving"]
-        drain = [sys.executable, "-m", "tests.benchmarks.drain", bench.rabbitmq.url, QUEUE]
+        drain = [sys.executable, "-m", "tests.benchmarks.drain", bench.rabbitmq.url]
         commands = {
             OURS: [*gunicorn, "chatbot.webhook:create_app()"],
             THIN: [*gunicorn, "tests.benchmarks.thin:app"],
-            "drain": [*drain, *map(topology.queue_name, USERS)],
+            "drain": [*drain, *queues],
         }
         processes = {
             name: Process(
@@ -146,7 +152,6 @@ def _webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
             process.start()
         for port in ports.values():
             wait_until(lambda port=port: _answers(port), seconds=60, what="webhook up")
-        queues = [QUEUE, *map(topology.queue_name, USERS)]
         wait_until(lambda: _all_consumed(bench, queues), seconds=60, what="queues consumed", every=0.5)
         yield ports, processes[OURS]
 

@@ -9,13 +9,13 @@ import pytest
 from tests.benchmarks.plan import GIB, Costs, Load, limits, plan
 
 COSTS = Costs(
-    webhook_cpu=4.0,
+    webhook_cpu=3.0,
     status_cpu=1.0,
+    report_post_cpu=1.5,
     statuses=3,
     reports=2,
     turn_cpu=14.0,
     read_cpu=0.5,
-    reads=2,
     send_cpu=0.5,
     report_cpu=1.0,
     broker_cpu=8.0,
