@@ -1,8 +1,8 @@
 """The typing indicator of turns that take long.
 
 WhatsApp shows it for 25 s. In come messages whose turns are under way; out goes, for as long
-as one is, a call of ``show`` every ``seconds``. Promise: one thread for all turns, and no call for
-a turn that ends before.
+as one is, a call of ``show`` every ``seconds``. Promise: one thread for all turns, none where there
+are none for long, and no call for a turn that ends before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class TypingIndicator:
-    """Shows who is being answered for long that they are; safe to use from many threads.
+    """Shows people whose turns take long that they are being answered; safe to use from many threads.
 
     ``show`` is called on the thread of all; what it raises is logged, for it is a courtesy.
     """
@@ -51,18 +51,16 @@ class TypingIndicator:
                 del self._due[turn]
 
     def _run(self) -> None:
-        while True:
-            message = self._next()
+        while message := self._next():
             try:
                 self._show(message)
             except Exception:
                 log.exception("typing.not_shown", message_id=message.id)
 
-    def _next(self) -> Message:
-        """Return the next message once it is due, and have it come again."""
+    def _next(self) -> Message | None:
+        """Return the next message once it is due, and have it come again; ``None``: nobody is answered any more."""
         with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._due)
+            while self._changed.wait_for(lambda: self._due, self._seconds):
                 turn, (due, message) = next(iter(self._due.items()))
                 left = due - time.monotonic()
                 if left <= 0:
@@ -70,3 +68,5 @@ class TypingIndicator:
                     self._due[turn] = (time.monotonic() + self._seconds, message)
                     return message
                 self._changed.wait(left)
+            self._thread = None
+            return None

@@ -45,3 +45,12 @@ def test_one_that_cannot_be_shown_stops_no_other():
     indicator = TypingIndicator(show, seconds=0.01)
     with indicator.shown(message("ana")), indicator.shown(message("bia")):
         wait_until(lambda: shown.count("ana") >= 2 and shown.count("bia") >= 2, what="each twice")
+
+
+def test_its_thread_ends_when_nobody_is_answered_and_comes_back():
+    shown = []
+    indicator = TypingIndicator(lambda message: shown.append(message.user), seconds=0.01)
+    for user in ("ana", "bia"):
+        with indicator.shown(message(user)):
+            wait_until(lambda user=user: user in shown, what="shown")
+        wait_until(lambda: indicator._thread is None, what="its thread gone")
