@@ -57,7 +57,7 @@ class _Load:
 def run(bench: Bench) -> Figures:
     """Return our share of the ideal, and what a turn's CPU is to the bare client's, at several numbers of slots."""
     load = _Load(
-        users=[f"55114444{n:05}" for n in range(bench.scaled(256, quick=64))],
+        users=[f"55114444{n:05}" for n in range(bench.scaled(256, quick=32))],
         latency=0.5 if bench.quick else 2.0,
         waves=bench.scaled(6, quick=2),
     )

@@ -35,19 +35,19 @@ class Costs:
     report_post_cpu: float = 2.1  # … and with one that is passed on to the sender (`ONLY=webhook`)
     statuses: int = 3  # of a reply: sent, delivered, read …
     reports: int = 2  # … of which these are passed on (`SETTLING` in chatbot/webhook.py)
-    turn_cpu: float = 10.4  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
+    turn_cpu: float = 9.7  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
     read_cpu: float = 3.0  # to mark a message as read, in the sender (`ONLY=send`)
     send_cpu: float = 4.3  # a reply of one part (`ONLY=send`)
     report_cpu: float = 1.7  # to note what became of it (`ONLY=send`)
-    broker_cpu: float = 6.5  # a message and its reply (`ONLY=whole`)
+    broker_cpu: float = 6.4  # a message and its reply (`ONLY=whole`)
     worker_kib: float = 180.0 * 1024  # a worker without sessions (`ONLY=start`)
     worker_session_kib: float = 6.3  # (`ONLY=scale QUICK=1`, 1,000 sessions)
     broker_session_kib: float = 42.0  # (`ONLY=scale QUICK=1`, 1,000 sessions)
-    redis_user_kib: float = 13.9  # (`ONLY=store`)
-    redis_message_kib: float = 1.2  # as long as it is known when delivered again (`ONLY=store`)
+    redis_user_kib: float = 12.4  # (`ONLY=store`)
+    redis_message_kib: float = 1.0  # as long as it is known when delivered again (`ONLY=store`)
     redis_sent_kib: float = 0.2  # after that, as long as it can be quoted
     redis_calls: int = 9  # of a message, until its statuses are in (tests/integration/test_turn_costs.py)
-    redis_call_cpu: float = 0.12  # (`ONLY=store`)
+    redis_call_cpu: float = 0.27  # (`ONLY=store`)
 
     @property
     def of_a_message(self) -> dict[str, float]:
