@@ -17,7 +17,7 @@ MOST = 5_000
 
 
 class TaskEvents(bootsteps.StartStopStep):
-    """Has the events of tasks wait a moment for others; only where the worker has an event loop."""
+    """Has the events of tasks wait a moment for others; only where the worker sends events, and has a loop."""
 
     requires = ("celery.worker.consumer.events:Events",)
 
@@ -27,7 +27,7 @@ class TaskEvents(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Take over from Celery, on each new connection."""
-        if consumer.hub is None:
+        if consumer.hub is None or consumer.event_dispatcher is None:
             return
         consumer.event_dispatcher.on_send_buffered = None
         consumer.event_dispatcher.buffer_limit = MOST

@@ -27,6 +27,7 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._connections: set[asyncio.StreamWriter] = set()
         self._flows: asyncio.Event
+        self._server: asyncio.Server
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -34,7 +35,7 @@ class TcpProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cut()
+        self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
@@ -56,7 +57,14 @@ class TcpProxy:
     async def _serve(self) -> None:
         self._flows = asyncio.Event()
         self._flows.set()
-        await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+
+    async def _close(self) -> None:
+        self._server.close()
+        self._flows.set()
+        await self._cut()
+        if ending := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(ending, timeout=5)
 
     async def _cut(self) -> None:
         for writer in list(self._connections):

@@ -59,7 +59,7 @@ def run(bench: Bench) -> Figures:
     load = _Load(
         users=[f"55114444{n:05}" for n in range(bench.scaled(256, quick=32))],
         latency=0.5 if bench.quick else 2.0,
-        waves=bench.scaled(6, quick=2),
+        waves=bench.scaled(6, quick=1),
     )
     levels = [32] if bench.quick else [64, 256]
     with _ways(bench, load, levels) as ways:

@@ -34,7 +34,7 @@ WORKERS = ("worker.1", "worker.2")
 
 def run(bench: Bench) -> Figures:
     """Return the milliseconds of CPU a message of each kind of process, and what the plan says of it."""
-    count = bench.scaled(600, quick=120)
+    count = bench.scaled(600, quick=90)
     with ExitStack() as stack:
         llm = stack.enter_context(slow_llm.started(bench.folder, LATENCY))
         system = stack.enter_context(
