@@ -2,7 +2,8 @@
 
 Celery's worker sends the events of each turn of its event loop in a message of their own, which
 at a few tasks a second is one message an event, each with a wake-up of the loop. In come its
-events; out goes one message with all of the last quarter of a second. Each carries its own time.
+events; out goes one message with all of the last quarter of a second. Promise: each carries its
+own time, and a worker that is stopped sends what waits.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ def test_it_is_shown_again_and_again_until_the_turn_ends():
     shown = []
     indicator = TypingIndicator(lambda message: shown.append(message.user), seconds=0.01)
     with indicator.shown(message("bia")):
+        thread = indicator._thread
         with indicator.shown(message("ana")):
+            assert indicator._thread is thread, "one for all"
             wait_until(lambda: shown.count("ana") >= 3 and shown.count("bia") >= 3, what="each three times")
         ended = shown.count("ana")
         more = shown.count("bia") + 5
