@@ -6,19 +6,29 @@ The way of a message, in the order of the files:
 2. ``router``         the message goes to ``chat.<user>``; asks for a subscriber (``publishing``: confirmed, by a
                       deadline; ``group_commit``: for several threads at once; ``shards``: on several brokers)
 3. ``subscriptions``  a worker's bootstep consumes users' queues on demand (``steps``: in slices)
-4. ``conversation``   one turn: claim, history, agent, commit, reply (``media``, ``agent``, ``llm``)
+4. ``conversation``   one turn: claim, history, agent, commit, reply (``media``, ``agent``, ``llm``,
+                      ``typing_indicator``)
 5. ``delivery``       replies in order, each once, through a channel (``channels/``)
 6. ``sessions``       idle ones are closed, orphaned ones are rescued
 
 ``store`` keeps conversations in Redis, ``moves`` makes one of two where they are one
 person's, ``topology`` names everything on the broker, ``messages``, ``contacts`` and
-``errors`` are the vocabulary, ``tasks`` what Celery calls. Only ``config`` reads the
-environment, only ``app`` builds.
+``errors`` are the vocabulary, ``tasks`` what Celery calls, ``task_events`` what Flower
+sees. Only ``config`` reads the environment, only ``app`` builds.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+if "rich" not in sys.modules:
+    # structlog imports it to draw tracebacks; ours are plain text. It would take a third of the
+    # time that web needs to start beyond Flask's and Celery's.
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes an import fail
+    import structlog  # noqa: F401
+
+    del sys.modules["rich"]
 
 
 def __getattr__(name: str) -> Any:
