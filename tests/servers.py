@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,21 @@ ROOT = Path(__file__).resolve().parent.parent
 RABBITMQ = Path("/usr/lib/rabbitmq/bin")
 #: A Debian root to run RabbitMQ from (see ``rabbitmq4.sh``); by default this machine's own.
 RABBITMQ_ROOT = Path(os.environ.get("CHATBOT_TEST_RABBITMQ_ROOT", "/"))
+#: Below those that Linux takes for outgoing connections (from 32,768 on): one of these could have
+#: a server's port when it starts, or while it is stopped by a test.
+PORTS = range(20_000, 32_000)
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port of the loopback nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port of the loopback nobody listens on, another one each time."""
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        if port not in _given:
+            with socket.socket() as sock, suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
 
 
 def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition", every: float = 0.02) -> Any:
