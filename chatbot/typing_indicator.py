@@ -25,7 +25,7 @@ class TypingIndicator:
     ``show`` is called on the thread of all; what it raises is logged, for it is a courtesy.
     """
 
-    def __init__(self, show: Callable[[Message], None], *, seconds: float = 20.0) -> None:
+    def __init__(self, show: Callable[[Message], None], *, seconds: float) -> None:
         self._show = show
         self._seconds = seconds
         # When each is due, soonest first: what is put in goes to the end.
