@@ -5,7 +5,7 @@
 are assumptions and stand in ``Load``.
 
 What comes alone costs a process more than what comes with others, so that one that is full takes
-half as much for a call as one with little to do. The costs are those at ``RATE``.
+half as much for a call as one with little to do. Those of web, senders and Redis are at ``RATE``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.benchmarks.bench import table
 
 GIB = 1024.0**2  # KiB in one
 DAY = 86_400
-#: Messages a second at which the costs are measured.
+#: Messages a second at which the costs of web, senders and Redis are measured.
 RATE = 30.0
 #: Of web (a message, three statuses) and of the sender (a read mark, a reply, two reports) at that rate.
 CALLS_A_SECOND = 4 * RATE
