@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.delivery import Delivery
     from chatbot.media import MediaReader
     from chatbot.messages import Message
+    from chatbot.presence import Presence, Runs
+    from chatbot.quarantine import Quarantine
     from chatbot.sessions import Sessions
     from chatbot.simulator import Simulator
     from chatbot.store import Store
@@ -65,15 +67,35 @@ class Chatbot:
     @cached_property
     def store(self) -> Store:
         """Conversations in Redis."""
-        from chatbot.store import Store, connect
+        from chatbot.store import Store
 
         return Store(
-            connect(self.settings.redis_url),
+            self.redis,
             history_turns=self.settings.history_turns,
             retention=self.settings.retention,
-            clock=time.time,
             names=self.names,
         )
+
+    @cached_property
+    def redis(self) -> Any:
+        """The client of Redis, which all stores share."""
+        from chatbot.redis_client import connect
+
+        return connect(self.settings.redis_url)
+
+    @cached_property
+    def presence(self) -> Presence:
+        """Tells the other processes that this one lives."""
+        from chatbot.presence import Presence
+
+        return Presence(self.redis)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The runs of this process, by their fencing tokens."""
+        from chatbot.presence import Runs
+
+        return Runs(self.presence.id, self.presence)
 
     @cached_property
     def agent(self) -> CrewAgent:
@@ -93,10 +115,19 @@ class Chatbot:
             self.store,
             lambda: self.agent,
             self.router,
+            runs=self.runs,
             llm_tries=self.settings.llm_tries,
             breaker=breaker,
             read=self.media_reader.read,
+            apart=self.quarantine.think,
         )
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Answers what may have ended its worker, in processes of its own."""
+        from chatbot.quarantine import Quarantine
+
+        return Quarantine(self.settings)
 
     @cached_property
     def media_reader(self) -> MediaReader:
@@ -125,6 +156,7 @@ class Chatbot:
             self.store,
             self.senders,
             self.router,
+            runs=self.runs,
             tries=self.settings.send_tries,
             settle_seconds=self.settings.settle_timeout,
         )

@@ -20,6 +20,8 @@ from chatbot.errors import CircuitOpen, Transient
 log = structlog.get_logger(__name__)
 
 LONGEST_REST = 60.0
+#: Who was answered within so many seconds shows that the service works.
+LATELY = 60.0
 
 T = TypeVar("T")
 
@@ -36,11 +38,18 @@ class Breaker:
         self._rest = rest
         self._rests_until: float | None = None  # None: closed
         self._trying = False
+        self._answered_at: float | None = None
 
     def check(self) -> None:
         """Return unless a call would end at once in ``CircuitOpen``; raises that."""
         with self._lock:
             self._raise_if_resting()
+
+    def answers(self) -> bool:
+        """Return whether the service is known to work: it is not resting, and answered somebody lately."""
+        with self._lock:
+            lately = self._answered_at is not None and self._clock() - self._answered_at < LATELY
+            return self._rests_until is None and lately
 
     def call(self, ask: Callable[[], T]) -> T:
         """Return ``ask()``. Raises ``CircuitOpen`` without asking, or what ``ask`` raises."""
@@ -85,6 +94,7 @@ class Breaker:
     def _answered(self) -> None:
         with self._lock:
             was_open = self._rests_until is not None
+            self._answered_at = self._clock()
             self._failures = 0
             self._rest = self._first_rest
             self._rests_until = None

@@ -5,45 +5,48 @@ that came with it is read first (``media.py``), and the turn keeps the words it 
 Promises: one message, one turn, one reply (a message that already has its turn only
 hands its reply over again); one person, one conversation (what comes in under a name that
 leads to another one is forwarded there, in order; who moves takes the conversation along);
-a run that was overtaken commits nothing; whoever cannot be answered hears an apology, and
-the message is kept as a dead letter with the reason; while the model is down messages wait
-in their queues, and each user is told so once.
+a run that was overtaken commits nothing, and one that lives is not overtaken; a message that may have
+ended its worker is answered in a process of its own (``quarantine.py``) and holds nobody up; while the
+model or a file cannot be reached messages wait in their queues, each user is told so once and answered
+when it is back; whoever cannot be answered at all hears an apology, and the message is kept as
+one dead letter with the reason.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
-from uuid import uuid4
 
 import structlog
 
 from chatbot import language
 from chatbot.breaker import Breaker
-from chatbot.errors import CircuitOpen, Permanent, QueueFull, StaleTurn, Transient
+from chatbot.errors import Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
 from chatbot.media import Reading
 from chatbot.messages import Message, Turn
+from chatbot.presence import Runs
+from chatbot.repeater import Repeater
 from chatbot.retry import in_place
-from chatbot.store import Begun, Moved, Store
-from chatbot.typing_indicator import TypingIndicator
+from chatbot.store import DEDUPE_SECONDS, Begun, Committed, Moved, Store
 
 log = structlog.get_logger(__name__)
 
-#: A message that took its worker down this often is not tried again. The last time it runs
-#: alone: whatever else was in flight beside it is no suspect.
-MAX_ATTEMPTS = 3
+#: From this run of a message on that was never heard of again it is a suspect, and is answered in a
+#: process of its own: what it does there harms nobody else.
+SUSPECT_ATTEMPTS = 3
+#: Workers that ended this often while a suspect was apart say nothing of it; even so it ends somewhere.
+MAX_ATTEMPTS = 10
+#: A message that could not be answered for a passing reason waits in its queue this often at most,
+#: with growing pauses (``subscriptions.py``), where others are answered meanwhile.
+MAX_WAITS = 8
 #: Redis or the broker may be away this long before the message goes back to its queue. All
 #: waits of a turn together stay below RabbitMQ's ``consumer_timeout`` of 30 minutes.
 PATIENCE_SECONDS = 120.0
-#: A run that stopped without a word keeps other messages of its user waiting this long at
-#: most. Its own message, delivered again, need not wait. Longer than any turn.
-CLAIM_SECONDS = 1500.0
 #: A file is fetched and read this often at most. One try takes about 3 minutes at the longest
-#: (``media.py``), so a turn stays below ``CLAIM_SECONDS`` with the slowest settings.
+#: (``media.py``).
 READ_TRIES = 2
 #: Typing is shown anew this often: WhatsApp shows it for 25 s.
 TYPING_SECONDS = 20.0
@@ -69,63 +72,32 @@ class Outbound(Protocol):
 
     def route(self, message: Message) -> object: ...
     def wake_sender(self, user: str, number: int) -> None: ...
-    def mark_read(self, message: Message) -> None: ...
+    def mark_read(self, message: Message, *, at: float) -> None: ...
     def bury(self, message: Message, reason: str) -> None: ...
     def notify(self, message: Message, what: str, text: str) -> None: ...
 
 
-class _Floor:
-    """Turns share it; a suspect has it alone. A suspect that waits lets no new turn begin."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._shared = 0
-        self._waiting = 0
-        self._alone = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone and not self._waiting)
-            self._shared += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._shared -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._waiting += 1
-            self._changed.wait_for(lambda: not self._alone and not self._shared)
-            self._waiting -= 1
-            self._alone = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()
-
-
 class Conversation:
-    """Takes turns, for every user this process serves."""
+    """Takes turns, for every user this process serves.
+
+    ``apart(message, history)`` does what ``think`` does in another process.
+    """
 
     def __init__(
-        self, store: Store, agent: Callable[[], Agent], outbound: Outbound, *, llm_tries: int,
+        self, store: Store, agent: Callable[[], Agent], outbound: Outbound, *, runs: Runs, llm_tries: int,
         breaker: Breaker, read: Callable[[Message], Reading] = Reading,
+        apart: Callable[[Message, Sequence[Turn]], tuple[Message, str]] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._store = store
         self._agent = agent
         self._outbound = outbound
+        self._runs = runs
         self._llm_tries = llm_tries
         self._breaker = breaker
         self._read = read
-        self._floor = _Floor()
-        self._typing = TypingIndicator(self._mark_read, seconds=TYPING_SECONDS)
+        self._apart = apart or self.think
+        self._typing = Repeater(seconds=TYPING_SECONDS, name="typing-indicator")
         self._sleep = sleep
 
     def answer(self, message: Message) -> Turn | None:
@@ -133,22 +105,36 @@ class Conversation:
 
         Returns ``None`` where it has none here: it says that its author moved, and that is
         done; or its author is another user by now, whose queue has it. Raises
-        ``StaleTurn`` when a newer run took over, ``CircuitOpen`` while the model is down,
-        ``Transient`` when Redis or the broker stayed away for ``PATIENCE_SECONDS``: the
-        message is not used up then.
+        ``TurnUnderWay`` while another run has the turn, ``StaleTurn`` when one took over,
+        ``Transient`` while the model is down, or when Redis or the broker stayed away for
+        ``PATIENCE_SECONDS``: the message is not used up then.
         """
         try:
             if message.moved_to:
                 self._move(message)
                 return None
-            turn = self._turn(message)
+            taken = self._turn(message)
         except Moved as moved:
             self._forward(moved.to.take_over(message))
             return None
+        turn = taken.turn
         if turn.failure:
-            self._patiently(lambda: self._outbound.bury(message, turn.failure))
-        self._patiently(lambda: self._outbound.wake_sender(message.user, turn.number))
+            self._patiently(lambda: self._bury_once(message, turn.failure))
+        if taken.is_next:
+            self._patiently(lambda: self._outbound.wake_sender(message.user, turn.number))
         return turn
+
+    def think(self, message: Message, history: Sequence[Turn]) -> tuple[Message, str]:
+        """Return ``message`` with what its file says, and the reply. Raises ``Transient`` and ``Permanent``."""
+        reading = self._read_file(message)
+        refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
+        if refusal:
+            said = refusal is language.UNREADABLE and _said_so(history)
+            return reading.message, "" if said else refusal[_language(message, history)]
+        reply = in_place(
+            lambda: self._ask(reading.message, history, reading.image), tries=self._llm_tries, sleep=self._sleep
+        )
+        return reading.message, reply
 
     def _move(self, message: Message) -> None:
         user = self._patiently(lambda: self._store.move(message))
@@ -165,21 +151,30 @@ class Conversation:
             log.warning("message.refused", message_id=message.id, reason=reason)
             self._patiently(lambda: self._outbound.bury(message, reason))
 
-    def _turn(self, message: Message) -> Turn:
-        with self._floor.shared():
-            begun = self._begin(message)
-            if begun.answered or begun.attempts != MAX_ATTEMPTS:
-                return begun.answered or self._take_or_release(begun)
-            self._patiently(lambda: self._store.not_begun(begun))
-        with self._floor.alone():
-            begun = self._begin(message)
-            return begun.answered or self._take_or_release(begun)
+    def _bury_once(self, message: Message, reason: str) -> None:
+        """Keep a message as a dead letter, unless that was done: a turn is handed over again after a cut connection."""
+        dead = f"dead:{message.key}"
+        if not self._store.was_told(message.user, dead):
+            self._outbound.bury(message, reason)
+            self._store.tell_once(message.user, dead, seconds=DEDUPE_SECONDS)
 
-    def _begin(self, message: Message) -> Begun:
-        run = uuid4().hex
-        return self._patiently(lambda: self._store.begin_turn(message, seconds=CLAIM_SECONDS, run=run))
+    def _turn(self, message: Message) -> Committed:
+        with self._runs.run(lambda fence: self._store.renew_turn(message.user, fence)) as fence:
+            begun = self._begin(message, fence)
+            if begun.answered:
+                return Committed(begun.answered, is_next=True)
+            return self._take_or_release(begun)
 
-    def _take_or_release(self, begun: Begun) -> Turn:
+    def _begin(self, message: Message, fence: str) -> Begun:
+        try:
+            return self._patiently(lambda: self._store.begin_turn(message, fence=fence))
+        except TurnUnderWay as busy:
+            other = busy.fence
+            if not self._patiently(lambda: self._runs.is_gone(other)):
+                raise
+        return self._patiently(lambda: self._store.begin_turn(message, fence=fence, gone=other))
+
+    def _take_or_release(self, begun: Begun) -> Committed:
         try:
             return self._take(begun)
         except StaleTurn:
@@ -189,37 +184,37 @@ class Conversation:
             self._store.release_turn(begun)
             raise
 
-    def _take(self, begun: Begun) -> Turn:
+    def _take(self, begun: Begun) -> Committed:
         started = time.monotonic()
         begun, reply, failure = self._reply(self._with_quote(begun))
-        turn = self._patiently(lambda: self._store.commit_turn(begun, reply, failure=failure))
-        if turn is None:
-            raise StaleTurn(f"a newer run took turn {begun.number}")
+        committed = self._patiently(lambda: self._store.commit_turn(begun, reply, failure=failure))
+        if committed is None:
+            raise StaleTurn(f"another run took turn {begun.number}")
         took = round(time.monotonic() - started, 3)
         id_ = begun.message.id
-        log.info("turn.committed", number=turn.number, message_id=id_, attempts=begun.attempts, seconds=took)
-        return turn
+        log.info("turn.committed", number=begun.number, message_id=id_, attempts=begun.attempts, seconds=took)
+        return committed
 
     def _reply(self, begun: Begun) -> tuple[Begun, str, str]:
-        """Return what to commit: the message with what its file says, the reply and, for an apology, the reason."""
+        """Return what to commit: the message with what its file says, the reply and, for an apology, the reason.
+
+        Raises ``Transient`` where the message is to wait.
+        """
         if begun.attempts > MAX_ATTEMPTS:
-            return begun, *self._apology(begun, f"given up: it ended its worker {MAX_ATTEMPTS} times")
+            return begun, *self._apology(begun, f"given up: {MAX_ATTEMPTS} runs of it never ended")
+        think = self._apart if begun.attempts >= SUSPECT_ATTEMPTS else self.think
         try:
             with self._seen(begun):
-                reading = self._read_file(begun.message)
-                refusal = reading.refusal or (None if reading.message.text.strip() else language.UNREADABLE)
-                spoken, begun = _language(begun), replace(begun, message=reading.message)
-                if refusal:
-                    reply = "" if refusal is language.UNREADABLE and _said_so(begun) else refusal[spoken]
-                else:
-                    reply = in_place(lambda: self._ask(begun, reading.image), tries=self._llm_tries, sleep=self._sleep)
-        except CircuitOpen:
+                message, reply = think(begun.message, begun.history)
+        except Permanent as err:
+            return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
+        except Transient as err:
+            if begun.waits >= MAX_WAITS and (begun.message.media or self._breaker.answers()):
+                return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
             if begun.waits == 0:
                 self._tell_to_wait(begun)
             raise
-        except (Transient, Permanent) as err:
-            return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
-        return begun, reply, ""
+        return replace(begun, message=message), reply, ""
 
     def _with_quote(self, begun: Begun) -> Begun:
         """Return it with what the message quotes, where that is still known, as context."""
@@ -238,9 +233,9 @@ class Conversation:
         self._breaker.check()  # a message that waits for the model is not read again each time it comes back
         return in_place(lambda: self._read(message), tries=READ_TRIES, sleep=self._sleep)
 
-    def _ask(self, begun: Begun, image: str) -> str:
+    def _ask(self, message: Message, history: Sequence[Turn], image: str) -> str:
         shown = (image,) if image else ()
-        return self._breaker.call(lambda: self._agent().reply(begun.message, begun.history, *shown))
+        return self._breaker.call(lambda: self._agent().reply(message, history, *shown))
 
     @contextmanager
     def _seen(self, begun: Begun) -> Iterator[None]:
@@ -249,18 +244,19 @@ class Conversation:
         if begun.waits or not (message.text.strip() or message.media):
             yield
             return
-        self._mark_read(message)
-        with self._typing.shown(message):
+        self._mark_read(begun)
+        with self._typing.repeating(lambda: self._mark_read(begun)):
             yield
 
-    def _mark_read(self, message: Message) -> None:
+    def _mark_read(self, begun: Begun) -> None:
         try:
-            self._outbound.mark_read(message)
+            self._outbound.mark_read(begun.message, at=begun.now())
         except Transient as err:
             log.warning("mark_read.skipped", error=str(err))
 
     def _tell_to_wait(self, begun: Begun) -> None:
-        text = language.WAITING[_language(begun)]
+        self._store.count("turn_waits")
+        text = language.WAITING[_language(begun.message, begun.history)]
         try:
             self._outbound.notify(begun.message, "waiting", text)
         except Transient as err:
@@ -268,18 +264,18 @@ class Conversation:
 
     def _apology(self, begun: Begun, reason: str) -> tuple[str, str]:
         log.error("turn.failed", message_id=begun.message.id, reason=reason)
-        return language.APOLOGY[_language(begun)], reason
+        return language.APOLOGY[_language(begun.message, begun.history)], reason
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return in_place(call, seconds=PATIENCE_SECONDS, sleep=self._sleep)
 
 
-def _language(begun: Begun) -> str:
+def _language(message: Message, history: Sequence[Turn]) -> str:
     """Return the language of the message or, where it has no words, of the past."""
-    said = begun.message.text if begun.message.text.strip() else " ".join(turn.message.text for turn in begun.history)
-    return language.guess(said, begun.message.phone)
+    said = message.text if message.text.strip() else " ".join(turn.message.text for turn in history)
+    return language.guess(said, message.phone)
 
 
-def _said_so(begun: Begun) -> bool:
+def _said_so(history: Sequence[Turn]) -> bool:
     """Return whether the last thing this person heard is that we cannot read what they sent."""
-    return bool(begun.history) and begun.history[-1].reply in {"", *language.UNREADABLE.values()}
+    return bool(history) and history[-1].reply in {"", *language.UNREADABLE.values()}

@@ -59,7 +59,11 @@ class StaleTurn(Transient):
 
 
 class TurnUnderWay(Transient):
-    """Another message of the same user is being answered: this one is not next."""
+    """A message of the same user is being answered, by the run ``fence`` where that is known: this one waits."""
+
+    def __init__(self, message: str, *, fence: str = "") -> None:
+        super().__init__(message)
+        self.fence = fence
 
 
 class BadSignature(ChatbotError):

@@ -25,7 +25,7 @@ from chatbot.messages import Turn
 #: What a conversation knows of a turn and of a delivery under way.
 _UNDER_WAY = (
     "message", "attempts", "waits", "run", "claim_until",
-    "parts", "calling", "calling_at", "sender", "sender_until",
+    "parts", "calling", "calling_at", "sender", "sender_until", "sender_turn", "sender_runs", "plain",
 )  # fmt: skip
 _MOVED = ("moved", "moved_phone", "moved_bsuid", "moved_at")
 
@@ -155,8 +155,6 @@ class Moves:
         pipe.hset(conversation, mapping={field: value for field, value in moved.items() if value is not None})
         # The numbers stay, so that the user's never repeat, should there be another person of that name.
         pipe.hset(conversation, "delivered", old.state.get("turns", "0"))
-        pipe.hincrby(conversation, "claim", 1)
-        pipe.hincrby(conversation, "fence", 1)
         pipe.expire(conversation, self._retention)
         pipe.delete(*(self._key(old.user, what) for what in ("history", "outbox", "names")))
         pipe.zrem(self._due, old.user)

@@ -1,19 +1,30 @@
 """Conversations in Redis: who said what, how far each reply got, who is who, who is being served.
 
-Promises: a turn is written by compare-and-set, so a run that lost its connection
-writes nothing once a newer one began; replies are taken one at a time, in order.
+Promises: a turn is written by compare-and-set, so a run that lost its claim writes
+nothing once another one began; replies are taken one at a time, in order. A claim is short, is
+renewed while its run lives (``presence.py``), and has a fencing token that no other run ever had, so
+a Redis that was set back gives nobody's token away a second time.
 All state of a user changes inside one Lua script, which Redis runs alone, or in one
 transaction (``move``). One person has one conversation, by whatever names they write:
-all others lead to it, and no turn begins under them.
+all others lead to it, and no turn begins under them. All times that processes are compared
+by are Redis' own.
+
+What a Redis that comes back as it was some seconds ago (a failover to an asynchronous replica, a
+crash with ``appendfsync everysec``) can break: turns and notes of those seconds are gone, so a message
+answered then may be answered again or, where the broker has forgotten it, stay without its turn; and a
+part that was sent then may be sent again. What it cannot: nobody stays silent for longer than
+``CLAIM_SECONDS``, and what is answered from then on is answered in order.
 
 Keys (``<user>`` percent-encoded as in queue names):
 
 =====================================  ======  ===============================================
-``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``claim`` of the newest ``run``;
-                                               ``message``/``attempts``/``waits``/``claim_until``
-                                               of the message being answered;
+``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``run``/``claim_until``: the fencing
+                                               token and the end of the claim of the turn under way;
+                                               ``message``/``attempts``/``waits`` of the message it answers;
                                                ``delivered`` turns; ``parts`` of the next one sent;
-                                               ``sender``/``sender_until``/``fence`` of its delivery;
+                                               ``sender``/``sender_until``: token and end of its delivery's
+                                               claim; ``sender_runs`` that claimed turn ``sender_turn``;
+                                               ``plain``: the turn that goes out without formatting;
                                                ``calling``/``calling_at``: the part being sent;
                                                ``moved`` to that user (``moved_phone``/``moved_bsuid``
                                                reach them): all, or what was written until ``moved_at``,
@@ -32,6 +43,7 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
 ``chatbot:counts``                     hash    event → how often it happened
+``chatbot:processes``                  hash    process → when it last said that it lives, and what (``presence.py``)
 =====================================  ======  ===============================================
 
 The first four expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
@@ -40,21 +52,21 @@ delivers a webhook again for up to 7 (Meta, "Webhooks", retries).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import redis
-import redis.exceptions
-
 from chatbot.contacts import Contact, Names
-from chatbot.errors import Transient, TurnUnderWay
+from chatbot.errors import TurnUnderWay
 from chatbot.messages import Limits, Message, Turn
 from chatbot.moves import Moves, destination
+from chatbot.presence import CLAIM_SECONDS
+from chatbot.redis_client import connect, reachable, redis_time, script
 from chatbot.topology import queue_name
+
+__all__ = ["Begun", "Busy", "Claimed", "Moved", "Store", "TurnUnderWay", "connect"]
 
 DEDUPE_SECONDS = 9 * 86_400
 SESSIONS = "chatbot:sessions"
@@ -71,40 +83,62 @@ FIRST_AGAIN_SECONDS = 60
 #: A number that rested is slower at first: its first calls open connections and take longer
 #: than those behind them, so at full rate they would arrive crowded, and be refused.
 WARM_UP_SECONDS, WARM_UP_SLOWER = 1.0, 1.33
+#: What settling a delivery came to: the claim is another run's, it is written, a status was there before.
+LOST, WRITTEN, SETTLED = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
     """The right to commit turn ``number`` of a user, and what the agent should know.
 
-    ``attempts`` counts the runs of this message that never ended, this one included;
-    ``waits`` how often it was given back in good order. ``answered`` is set instead when
-    this message already had its turn.
+    ``fence`` is the token of the run that has it. ``attempts`` counts the runs of this message
+    that never ended, this one included; ``waits`` how often it was given back in good order.
+    ``at`` is when it began (Redis' time). ``answered`` is set instead when this message
+    already had its turn.
     """
 
     message: Message
     answered: Turn | None
-    claim: int
+    fence: str
     number: int
     attempts: int
     waits: int
     history: tuple[Turn, ...]
+    at: float = 0.0
+    began: float = field(default_factory=time.monotonic, compare=False)
+
+    def now(self) -> float:
+        """Return the time as Redis has it by now, by this process's own seconds since the turn began."""
+        return self.at + time.monotonic() - self.began
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """The right to deliver turn ``number``, of which ``parts`` parts are sent already.
 
-    ``turn`` is ``None`` when it is no longer stored. ``doubt_since`` (Unix time) is set
-    when the next part was being sent by somebody who never said how it ended.
+    ``fence`` is the token of the run that has it, ``at`` when it got it (Redis' time). ``turn`` is ``None``
+    when it is no longer stored. ``doubt_since`` (Unix time) is set when the next part was being sent by
+    somebody who never said how it ended. ``runs`` counts those that claimed this turn and never settled
+    anything, this one included; ``plain`` is set once it is to go out without formatting.
     """
 
     user: str
-    fence: int
+    fence: str
     number: int
     turn: Turn | None
     parts: int
     doubt_since: float | None
+    runs: int = 1
+    plain: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A turn that was written; ``is_next`` unless its reply waits behind others, whose sender takes it along."""
+
+    turn: Turn
+    is_next: bool
 
 
 class Moved(Exception):
@@ -116,74 +150,73 @@ class Moved(Exception):
 
 
 class Busy(Exception):
-    """Another sender is delivering this user's replies and will take this one too."""
+    """Another run, ``fence``, is delivering this user's replies and will take this one too."""
+
+    def __init__(self, fence: str) -> None:
+        super().__init__("another sender has the claim")
+        self.fence = fence
 
 
-def connect(url: str, *, timeout: float = 5.0) -> Any:
-    """Return a redis-py client for ``url``; ``fakeredis://`` is a store inside this process.
-
-    Nothing is connected yet. ``timeout`` in seconds bounds every call.
-    """
-    if url.startswith("fakeredis:"):
-        import fakeredis  # only the demo and tests have no Redis of their own
-
-        server = fakeredis.FakeServer.get_server(url, server_type="redis", version=(7,))
-        return fakeredis.FakeRedis(server=server, decode_responses=True)
-    return redis.Redis.from_url(
-        url, decode_responses=True, socket_timeout=timeout, socket_connect_timeout=timeout, health_check_interval=30
-    )
+#: The scripts of a store (``lua/``).
+_SCRIPTS = (
+    "begin_turn", "commit_turn", "release_turn", "renew", "claim_delivery", "settle_delivery", "report_part",
+    "pace", "hold_pair", "hold_number", "take_due",
+)  # fmt: skip
 
 
 class Store:
     """The conversations of every user. Raises ``Transient`` while Redis cannot be used."""
 
     def __init__(
-        self, client: Any, *, history_turns: int, retention: float, clock: Callable[[], float],
+        self, client: Any, *, history_turns: int, retention: float, clock: Callable[[], float] | None = None,
         names: Names | None = None,
     ) -> None:  # fmt: skip
         self._redis = client  # Any: redis-py types every reply as "maybe awaitable"
         self._names = names or Names()
         self._history_turns = history_turns
         self._retention = int(retention)
-        self._clock = clock
+        self._clock = clock  # a test's; otherwise all times are Redis'
         self._moves = Moves(client, _key, DUE, history_turns=history_turns, retention=int(retention))
-        scripts = files("chatbot") / "lua"
-        self._script = {
-            name: self._redis.register_script((scripts / f"{name}.lua").read_text())
-            for name in (
-                "begin_turn",
-                "commit_turn",
-                "claim_delivery",
-                "settle_delivery",
-                "report_part",
-                "release_turn",
-                "pace",
-            )
-        }
+        self._script = {name: script(client, name) for name in _SCRIPTS}
+
+    def now(self) -> float:
+        """Return the time as Redis has it, in Unix seconds."""
+        if self._clock:
+            return self._clock()
+        with reachable():
+            return redis_time(self._redis)
+
+    def _run(self, name: str, keys: list[str], *arguments: Any) -> Any:
+        now = self._clock() if self._clock else ""
+        with reachable():
+            return self._script[name](keys, [now, *arguments])
 
     def ping(self) -> None:
         """Return when Redis answers."""
-        with _reachable():
+        with reachable():
             self._redis.ping()
 
     def info(self) -> dict[str, Any]:
         """Return what Redis says of itself: version, persistence, memory policy."""
-        with _reachable():
+        with reachable():
             return {**self._redis.info("server"), **self._redis.info("persistence"), **self._redis.info("memory")}
 
     # -- one turn ---------------------------------------------------------------
 
-    def begin_turn(self, message: Message, *, seconds: float, run: str = "") -> Begun:
+    def begin_turn(
+        self, message: Message, *, fence: str = "", seconds: float = CLAIM_SECONDS, gone: str = ""
+    ) -> Begun:
         """Claim the user's next turn for ``message`` and return the past, oldest first.
 
-        From here on, an earlier run for the same message can no longer commit, and for
-        ``seconds`` no other message of this user can begin. ``run`` names this run where
-        it may have to ask twice because the first answer was lost. The first message that
+        For ``seconds``, and longer where the claim is renewed, no other run can begin a turn of this
+        user. ``fence`` names this run, which may ask twice because the first answer was lost; ``gone`` an
+        earlier run of the same message that is known to be gone. The first message that
         names its author by phone and BSUID makes one conversation of the two. Raises
         ``Moved`` where the author is another user by now, ``TurnUnderWay`` while another
-        message's turn holds that right.
+        run holds that right.
         """
-        user, now, other = message.user, self._clock(), self._names.by_bsuid(message, message.account)
+        user, other = message.user, self._names.by_bsuid(message, message.account)
+        fence = fence or uuid4().hex
         keys = [
             _key(user, "conversation"),
             _key(user, "history"),
@@ -193,42 +226,37 @@ class Store:
             _key(user, "names"),
         ]
         arguments = [
-            message.key, self._history_turns, user, now, now + seconds, run or uuid4().hex,
-            0 if message.origin else message.sent_at, int(bool(other)), self._retention,
+            message.key, self._history_turns, user, seconds, fence,
+            0 if message.origin else message.sent_at, int(bool(other)), self._retention, gone,
         ]  # fmt: skip
-        with _reachable():
-            answer = self._script["begin_turn"](keys, arguments)
-            while answer[0] == "apart":
+        answer = self._run("begin_turn", keys, *arguments)
+        while answer[0] == "apart":
+            with reachable():
                 self._lead({other: None}, Contact(user, message.phone, message.bsuid), message)
-                answer = self._script["begin_turn"](keys, arguments)
+            answer = self._run("begin_turn", keys, *arguments)
         if answer[0] == "moved":
             raise Moved(Contact(*answer[1:]))
         if answer[0] == "wait":
-            raise TurnUnderWay("another message of this user is being answered")
+            raise TurnUnderWay("a turn of this user is under way", fence=answer[1])
         if answer[0] == "answered":
-            return Begun(message, Turn.from_json(answer[1]), claim=0, number=0, attempts=0, waits=0, history=())
-        _, claim, turns, attempts, waits, history = answer
+            return Begun(message, Turn.from_json(answer[1]), fence="", number=0, attempts=0, waits=0, history=())
+        _, turns, attempts, waits, history, at = answer
         past = tuple(Turn.from_json(turn) for turn in history)
-        return Begun(message, None, claim=claim, number=turns + 1, attempts=attempts, waits=waits, history=past)
+        return Begun(message, None, fence, turns + 1, attempts, waits, past, float(at))
+
+    def renew_turn(self, user: str, fence: str) -> bool:
+        """Have the claim of that run stand for ``CLAIM_SECONDS`` more; return whether it has it."""
+        keys = [_key(user, "conversation")]
+        return bool(self._run("renew", keys, "run", "claim_until", fence, CLAIM_SECONDS))
 
     def release_turn(self, begun: Begun) -> None:
         """Give the right to commit back without a turn: this run ended, if not with an answer."""
-        self._release(begun, message_goes_back=True)
+        self._run("release_turn", [_key(begun.message.user, "conversation")], begun.fence)
 
-    def not_begun(self, begun: Begun) -> None:
-        """Write down that this run has to wait: it counts as no attempt, and no other message may begin."""
-        self._release(begun, message_goes_back=False)
-
-    def _release(self, begun: Begun, *, message_goes_back: bool) -> None:
-        with _reachable():
-            self._script["release_turn"](
-                [_key(begun.message.user, "conversation")], [begun.claim, int(message_goes_back)]
-            )
-
-    def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Turn | None:
-        """Write the turn and put its reply in the outbox; ``None`` if a newer run took over."""
+    def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Committed | None:
+        """Write the turn and put its reply in the outbox; ``None`` if another run took over."""
         user = begun.message.user
-        turn = Turn(begun.number, begun.message, reply, self._clock(), failure)
+        turn = Turn(begun.number, begun.message, reply, begun.now(), failure)
         keys = [
             _key(user, "conversation"),
             _key(user, "history"),
@@ -236,24 +264,21 @@ class Store:
             _key(user, "outbox"),
             DUE,
         ]
-        kept = max(self._history_turns, 1)
-        overdue = turn.committed_at + OVERDUE_SECONDS
-        arguments = [
-            begun.claim, turn.number, turn.to_json(), kept, self._retention, DEDUPE_SECONDS, user, overdue,
-        ]  # fmt: skip
-        with _reachable():
-            written = self._script["commit_turn"](keys, arguments)
-        return turn if written else None
+        written = self._run(
+            "commit_turn", keys, begun.fence, turn.number, turn.to_json(), max(self._history_turns, 1),
+            self._retention, DEDUPE_SECONDS, user, OVERDUE_SECONDS,
+        )  # fmt: skip
+        return Committed(turn, is_next=written == 1) if written else None
 
     def turn_of(self, message: Message) -> Turn | None:
         """Return the turn a message got, or ``None`` while it has none."""
-        with _reachable():
+        with reachable():
             stored = self._redis.get(_turn_key(message))
         return Turn.from_json(stored) if stored else None
 
     def turn_numbered(self, user: str, number: int) -> Turn | None:
         """Return a turn that is undelivered, or recent; ``None`` for an older one."""
-        with _reachable():
+        with reachable():
             stored = self._redis.hget(_key(user, "outbox"), str(number))
         if stored:
             return Turn.from_json(stored)
@@ -267,20 +292,20 @@ class Store:
             if turn.message.id_at_provider == message_id:
                 return turn.message.text
         users = list({user, *(turn.message.user for turn in turns)})
-        with _reachable():
+        with reachable():
             numbers = self._redis.mget([_key(name, f"sent:{message_id}") for name in users])
         sent = dict(zip(users, numbers, strict=True))
         return next((turn.reply for turn in turns if str(turn.number) == sent[turn.message.user]), "")
 
     def is_being_answered(self, message: Message) -> bool:
         """Return whether a run of this very message is under way."""
-        with _reachable():
+        with reachable():
             current, run = self._redis.hmget(_key(message.user, "conversation"), "message", "run")
         return bool(current == message.key and run)
 
     def history(self, user: str) -> list[Turn]:
         """Return the stored turns of a user, oldest first."""
-        with _reachable():
+        with reachable():
             return [Turn.from_json(turn) for turn in self._redis.lrange(_key(user, "history"), 0, -1)]
 
     # -- who is who -------------------------------------------------------------
@@ -294,7 +319,7 @@ class Store:
         twice, one is done once. Raises ``Moved`` where the author had another name for
         good, ``TurnUnderWay`` while a turn or a send is under way.
         """
-        with _reachable():
+        with reachable():
             state = self._redis.hgetall(_key(message.user, "conversation"))
             if "moved" in state and "moved_at" not in state:
                 raise Moved(destination(state))
@@ -304,85 +329,98 @@ class Store:
             return self._lead(users, to, message)
 
     def _lead(self, users: Mapping[str, float | None], to: Contact, message: Message) -> str:
-        at, now = self._written_at(message), self._clock()
-        return self._moves.lead(users, to, at=at, now=now, message=message.key)
+        return self._moves.lead(users, to, at=self._written_at(message), now=self.now(), message=message.key)
 
     def _written_at(self, message: Message) -> float:
-        return message.sent_at or self._clock()
+        return message.sent_at or self.now()
 
     def _ways(self, user: str) -> Iterator[str]:
         """Yield ``user`` and whoever it leads to."""
         while user:
             yield user
-            with _reachable():
+            with reachable():
                 user = self._redis.hget(_key(user, "conversation"), "moved")
 
     # -- delivery of replies ----------------------------------------------------
 
-    def claim_delivery(self, user: str, *, holder: str, seconds: float) -> Claimed | None:
-        """Take the user's next undelivered turn for ``seconds``; ``None`` when all are delivered.
+    def claim_delivery(
+        self, user: str, *, fence: str, seconds: float = CLAIM_SECONDS, gone: str = ""
+    ) -> Claimed | None:
+        """Take the user's next undelivered turn for the run ``fence``; ``None`` when all are delivered.
 
-        The same ``holder`` may claim again (its own delivery came back). Raises
-        ``Busy`` while another holder's claim stands.
+        The claim stands for ``seconds`` unless it is renewed. ``gone`` is a run that is known to be
+        gone: what it claimed may be taken at once. Raises ``Busy`` while another run's claim stands.
         """
-        now = self._clock()
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
-        with _reachable():
-            answer = self._script["claim_delivery"](keys, [holder, now, now + seconds, user])
+        answer = self._run("claim_delivery", keys, fence, seconds, user, gone)
         if answer[0] == "busy":
-            raise Busy(user)
+            raise Busy(answer[1])
         if answer[0] == "nothing":
             return None
-        _, fence, number, turn, parts, doubt = answer
+        _, number, turn, parts, doubt, runs, plain, at = answer
         return Claimed(
-            user, fence, number, Turn.from_json(turn) if turn else None, parts, float(doubt) if doubt else None
-        )
+            user, fence, number, Turn.from_json(turn) if turn else None, parts, float(doubt) if doubt else None,
+            runs, bool(plain), float(at),
+        )  # fmt: skip
 
-    def settle_part(self, claimed: Claimed, parts: int, *, seconds: float, sent: str = "") -> bool:
-        """Write down that ``parts`` parts of the turn went out and keep the claim for ``seconds`` more.
+    def renew_delivery(self, user: str, fence: str) -> bool:
+        """Have the claim of that run stand for ``CLAIM_SECONDS`` more; return whether it has it."""
+        keys = [_key(user, "conversation")]
+        return bool(self._run("renew", keys, "sender", "sender_until", fence, CLAIM_SECONDS))
+
+    def settle_part(self, claimed: Claimed, parts: int, *, sent: str = "") -> bool:
+        """Write down that ``parts`` parts of the turn went out and keep the claim.
 
         ``sent`` is the provider's id of the last one, for whoever quotes it. Returns
         ``False`` if the claim is lost.
         """
-        return self._settle(claimed, parts, "part", self._clock() + seconds, sent)
+        return self._settle(claimed, parts, "part", CLAIM_SECONDS, sent) == WRITTEN
 
     def settle_done(self, claimed: Claimed, *, sent: str = "") -> bool:
         """Write down that the whole turn is delivered (or never will be), the last part as ``sent``."""
-        return self._settle(claimed, 0, "done", 0.0, sent)
+        return self._settle(claimed, 0, "done", 0.0, sent) == WRITTEN
 
-    def settle_calling(self, claimed: Claimed, *, seconds: float) -> bool:
-        """Write down that the next part is about to be sent (once more); keep the claim for ``seconds`` more.
+    def settle_calling(self, claimed: Claimed, part: int) -> int:
+        """Write down that ``part``, the next one, is about to be sent (once more or after a wait); keep the claim.
 
-        Returns ``False`` if the claim is lost.
+        Returns ``WRITTEN``, ``LOST`` if the claim is, or ``SETTLED`` if a status says meanwhile that the part
+        was sent.
         """
-        return self._settle(claimed, 0, "again", self._clock() + seconds)
+        return self._settle(claimed, part, "again", CLAIM_SECONDS)
+
+    def settle_plain(self, claimed: Claimed) -> bool:
+        """Write down that this turn goes out without formatting, whoever goes on with it."""
+        return self._settle(claimed, 0, "plain", 0.0) == WRITTEN
 
     def settle_later(self, claimed: Claimed, *, pause: float) -> bool:
         """Release the claim of a part that was not sent; it is due again in ``pause`` seconds."""
-        return self._settle(claimed, 0, "later", self._clock() + pause)
+        return self._settle(claimed, 0, "later", pause) == WRITTEN
 
     def settle_doubt(self, claimed: Claimed, *, pause: float) -> bool:
         """Release the claim of a part that may have been sent; due again in ``pause`` seconds."""
-        return self._settle(claimed, 0, "doubt", self._clock() + pause)
+        return self._settle(claimed, 0, "doubt", pause) == WRITTEN
+
+    def settle_failed(self, claimed: Claimed, *, pause: float) -> bool:
+        """Release the claim of a run that broke; it counts like one that was never heard of again."""
+        return self._settle(claimed, 0, "failed", pause) == WRITTEN
 
     def report_part(self, user: str, number: int, part: int) -> bool:
         """Write down that the provider has that part; return whether somebody was waiting to know."""
-        with _reachable():
-            return bool(self._script["report_part"]([_key(user, "conversation")], [number, part]))
+        return bool(self._run("report_part", [_key(user, "conversation")], number, part))
 
     def tell_once(self, user: str, what: str, *, seconds: float) -> bool:
         """Return whether the user is to be told ``what``: not again for ``seconds``."""
-        with _reachable():
+        with reachable():
             return bool(self._redis.set(_key(user, f"told:{what}"), 1, nx=True, ex=int(seconds)))
 
     def was_told(self, user: str, what: str) -> bool:
         """Return whether ``tell_once`` was true for that within its time."""
-        with _reachable():
+        with reachable():
             return bool(self._redis.exists(_key(user, f"told:{what}")))
 
     def alert_once(self, what: str, *, seconds: float) -> bool:
         """Return whether a person is to be called about ``what``: not again for ``seconds``."""
-        with _reachable():
+        with reachable():
             return bool(self._redis.set(f"chatbot:alerted:{what}", 1, nx=True, ex=int(seconds)))
 
     # -- how fast a channel may be used -----------------------------------------
@@ -399,12 +437,10 @@ class Store:
         nothing is taken, ask again in ``s`` seconds.
         """
         keys = [_key(user, "pace"), _pace(account)]
-        arguments = [
-            self._clock(), limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed),
+        taken, wait = self._run(
+            "pace", keys, limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed),
             WARM_UP_SECONDS, WARM_UP_SLOWER,
-        ]  # fmt: skip
-        with _reachable():
-            taken, wait = self._script["pace"](keys, arguments)
+        )  # fmt: skip
         return bool(taken), float(wait)
 
     def hold_pair(self, user: str, limits: Limits, *, pause: float) -> float:
@@ -412,48 +448,46 @@ class Store:
 
         Meta asks for 4^n seconds after its n-th refusal.
         """
-        with _reachable():
-            refusals = self._redis.incr(_key(user, "refused"))
-            rest = float(min(pause**refusals if pause > 1 else pause, LONGEST_REST_SECONDS))
-            # A refusal long after the rest is the first one again.
-            self._redis.expire(_key(user, "refused"), int(2 * rest) + FIRST_AGAIN_SECONDS)
-            full = self._clock() + rest + (limits.pair_burst - 1) * limits.pair_seconds
-            self._redis.set(_key(user, "pace"), full, px=int((full - self._clock()) * 1000) + 1000)
-        return rest
+        keys = [_key(user, "pace"), _key(user, "refused")]
+        rest = self._run(
+            "hold_pair", keys, pause, LONGEST_REST_SECONDS, limits.pair_seconds, limits.pair_burst, FIRST_AGAIN_SECONDS
+        )
+        return float(rest)
 
     def hold_number(self, account: str, *, pause: float) -> None:
         """Have nothing sent from ``account`` for ``pause`` seconds."""
-        with _reachable():
-            self._redis.set(_pace(account), self._clock() + pause, px=int(pause * 1000) + 1000)
+        self._run("hold_number", [_pace(account)], pause)
 
     def count(self, event: str) -> None:
         """Add one to how often ``event`` happened."""
-        with _reachable():
+        with reachable():
             self._redis.hincrby(COUNTS, event, 1)
 
     def counts(self) -> dict[str, int]:
         """Return how often each counted event happened."""
-        with _reachable():
+        with reachable():
             return {event: int(times) for event, times in self._redis.hgetall(COUNTS).items()}
 
-    def _settle(self, claimed: Claimed, parts: int, what: str, until: float, sent: str = "") -> bool:
+    def _settle(self, claimed: Claimed, part: int, what: str, seconds: float, sent: str = "") -> int:
         user = claimed.user
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE, _key(user, f"sent:{sent}")]
         remembered = QUOTED_SECONDS if sent else 0
-        arguments = [claimed.fence, claimed.number, parts, what, user, until, self._clock(), remembered]
-        with _reachable():
-            return bool(self._script["settle_delivery"](keys, arguments))
+        return int(
+            self._run(
+                "settle_delivery", keys, claimed.fence, claimed.number, part, what, user, seconds, remembered
+            )
+        )
 
     # -- who is being served ----------------------------------------------------
 
     def sessions(self) -> dict[str, float]:
         """Return the users that are being served, with the Unix time of their last turn."""
-        with _reachable():
+        with reachable():
             return dict(self._redis.zrange(SESSIONS, 0, -1, withscores=True))
 
     def end_session(self, user: str, *, unless_active_since: float) -> None:
         """Forget that a user is being served, unless a turn began since (Unix time)."""
-        with _reachable():
+        with reachable():
             self._redis.eval(
                 "local at = redis.call('ZSCORE', KEYS[1], ARGV[1])"
                 " if at and tonumber(at) <= tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end",
@@ -462,8 +496,12 @@ class Store:
 
     def due_outboxes(self, *, before: float) -> list[str]:
         """Return the users whose replies should have gone out before that Unix time."""
-        with _reachable():
+        with reachable():
             return list(self._redis.zrangebyscore(DUE, "-inf", before))
+
+    def take_due(self, *, most: int, seconds: float) -> list[str]:
+        """Take up to ``most`` users whose replies are overdue; they are overdue again only in ``seconds``."""
+        return list(self._run("take_due", [DUE], most, seconds))
 
 
 def _pace(account: str) -> str:
@@ -476,12 +514,3 @@ def _turn_key(message: Message) -> str:
 
 def _key(user: str, what: str) -> str:
     return f"chatbot:{{{queue_name(user).removeprefix('chat.')}}}:{what}"
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    """Turn what Redis raises while it is down, loading or full into ``Transient``."""
-    try:
-        yield
-    except (redis.exceptions.RedisError, OSError) as err:
-        raise Transient(f"Redis cannot be used: {err}") from err

@@ -1,24 +1,26 @@
--- Take the next undelivered turn of a user. One sender at a time: another one's claim
--- stands until it is released, runs out, or its own delivery comes back (same holder).
+-- Take the next undelivered turn of a user. One run of a sender at a time: its claim stands
+-- for as long as it is renewed, and is taken over at once only from a run that is known to be gone.
 -- The part about to be sent is written down with the time; found again by a later claim,
--- it is in doubt: it may have reached the provider.
+-- it is in doubt: it may have reached the provider. Runs that claimed this turn and never
+-- settled anything are counted.
 -- KEYS conversation, outbox, due
--- ARGV holder, now, claim lasts until, user
--- Returns {'nothing'} | {'busy'}
---      | {'claimed', fence, number, turn as JSON or '', parts already sent, in doubt since or ''}
+-- ARGV now, fence, seconds of the claim, user, fence of a run that is gone ('': none)
+-- Returns {'nothing'} | {'busy', fence of who holds it}
+--      | {'claimed', number, turn as JSON or '', parts already sent, in doubt since or '',
+--         runs, whether it goes out plainly (1 or 0), now}
+local now = clock(ARGV[1])
 local delivered = tonumber(redis.call('HGET', KEYS[1], 'delivered') or '0')
 local turns = tonumber(redis.call('HGET', KEYS[1], 'turns') or '0')
 local holder = redis.call('HGET', KEYS[1], 'sender')
-local held_until = tonumber(redis.call('HGET', KEYS[1], 'sender_until') or '0')
-if holder and holder ~= ARGV[1] and held_until > tonumber(ARGV[2]) then
-  return {'busy'}
+local claimed = tonumber(redis.call('HGET', KEYS[1], 'sender_until') or '0') > now
+if holder and claimed and holder ~= ARGV[2] and holder ~= ARGV[5] then
+  return {'busy', holder}
 end
 if delivered >= turns then
-  redis.call('HDEL', KEYS[1], 'sender', 'sender_until')
+  redis.call('HDEL', KEYS[1], 'sender', 'sender_until', 'sender_turn', 'sender_runs', 'plain')
   redis.call('ZREM', KEYS[3], ARGV[4])
   return {'nothing'}
 end
-local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 local number = delivered + 1
 local parts = tonumber(redis.call('HGET', KEYS[1], 'parts') or '0')
 local part = number .. ':' .. parts
@@ -26,7 +28,16 @@ local doubt = ''
 if redis.call('HGET', KEYS[1], 'calling') == part then
   doubt = redis.call('HGET', KEYS[1], 'calling_at')
 else
-  redis.call('HSET', KEYS[1], 'calling', part, 'calling_at', ARGV[2])
+  redis.call('HSET', KEYS[1], 'calling', part, 'calling_at', written(now))
 end
-redis.call('HSET', KEYS[1], 'sender', ARGV[1], 'sender_until', ARGV[3])
-return {'claimed', fence, number, redis.call('HGET', KEYS[2], tostring(number)) or '', parts, doubt}
+if redis.call('HGET', KEYS[1], 'sender_turn') ~= tostring(number) then
+  redis.call('HSET', KEYS[1], 'sender_turn', number, 'sender_runs', 0)
+  holder = false
+end
+if holder ~= ARGV[2] then
+  redis.call('HINCRBY', KEYS[1], 'sender_runs', 1)
+end
+redis.call('HSET', KEYS[1], 'sender', ARGV[2], 'sender_until', written(now + tonumber(ARGV[3])))
+return {'claimed', number, redis.call('HGET', KEYS[2], tostring(number)) or '', parts, doubt,
+        tonumber(redis.call('HGET', KEYS[1], 'sender_runs')),
+        redis.call('HGET', KEYS[1], 'plain') == tostring(number) and 1 or 0, written(now)}

@@ -8,7 +8,7 @@
 --      seconds after which a number has rested, and that it takes to warm up;
 --      how many times slower it is until then
 -- Returns {1, wait}: taken, to be sent in ``wait`` seconds | {0, wait}: not taken, to be asked again then
-local now = tonumber(ARGV[1])
+local now = clock(ARGV[1])
 local pair = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
 local early = pair - (tonumber(ARGV[3]) - 1) * tonumber(ARGV[2]) - now
 local held = ARGV[6] == '1'

@@ -1,22 +1,21 @@
-"""The typing indicator of turns that take long: again and again, and no longer than they take."""
+"""Calls that are made again and again, and no longer than their block lasts."""
 
 from __future__ import annotations
 
-from chatbot.messages import Message
-from chatbot.typing_indicator import TypingIndicator
+from chatbot.repeater import Repeater
 from tests.servers import wait_until
 
 
-def message(user):
-    return Message(user=user, id=f"wamid.{user}", text="?")
+def calling(repeater, shown, who):
+    return repeater.repeating(lambda: shown.append(who))
 
 
 def test_it_is_shown_again_and_again_until_the_turn_ends():
     shown = []
-    indicator = TypingIndicator(lambda message: shown.append(message.user), seconds=0.01)
-    with indicator.shown(message("bia")):
+    indicator = Repeater(seconds=0.01, name="test")
+    with calling(indicator, shown, "bia"):
         thread = indicator._thread
-        with indicator.shown(message("ana")):
+        with calling(indicator, shown, "ana"):
             assert indicator._thread is thread, "one for all"
             wait_until(lambda: shown.count("ana") >= 3 and shown.count("bia") >= 3, what="each three times")
         ended = shown.count("ana")
@@ -27,12 +26,12 @@ def test_it_is_shown_again_and_again_until_the_turn_ends():
 
 def test_a_turn_that_has_ended_shows_nothing():
     shown = []
-    indicator = TypingIndicator(lambda message: shown.append(message.user), seconds=0.05)
+    indicator = Repeater(seconds=0.05, name="test")
     for n in range(100):
-        with indicator.shown(message(f"quick{n}")):
+        with calling(indicator, shown, f"quick{n}"):
             pass
     before = len(shown) + 1  # one may be on its way, on a machine that stood still
-    with indicator.shown(message("ana")):
+    with calling(indicator, shown, "ana"):
         wait_until(lambda: len(shown) >= before + 2, what="shown twice")
     assert set(shown[before:]) == {"ana"}
 
@@ -40,19 +39,19 @@ def test_a_turn_that_has_ended_shows_nothing():
 def test_one_that_cannot_be_shown_stops_no_other():
     shown = []
 
-    def show(message):
-        shown.append(message.user)
+    def show(user):
+        shown.append(user)
         raise ValueError("a bug")
 
-    indicator = TypingIndicator(show, seconds=0.01)
-    with indicator.shown(message("ana")), indicator.shown(message("bia")):
+    indicator = Repeater(seconds=0.01, name="test")
+    with indicator.repeating(lambda: show("ana")), indicator.repeating(lambda: show("bia")):
         wait_until(lambda: shown.count("ana") >= 2 and shown.count("bia") >= 2, what="each twice")
 
 
 def test_its_thread_ends_when_nobody_is_answered_and_comes_back():
     shown = []
-    indicator = TypingIndicator(lambda message: shown.append(message.user), seconds=0.01)
+    indicator = Repeater(seconds=0.01, name="test")
     for user in ("ana", "bia"):
-        with indicator.shown(message(user)):
+        with calling(indicator, shown, user):
             wait_until(lambda user=user: user in shown, what="shown")
         wait_until(lambda: indicator._thread is None, what="its thread gone")
