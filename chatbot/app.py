@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import time
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.delivery import Delivery
     from chatbot.media import MediaReader
     from chatbot.messages import Message
-    from chatbot.presence import Presence, Runs
+    from chatbot.presence import Presence, Redeliveries, Runs
     from chatbot.quarantine import Quarantine
     from chatbot.sessions import Sessions
     from chatbot.simulator import Simulator
@@ -96,6 +95,13 @@ class Chatbot:
         from chatbot.presence import Runs
 
         return Runs(self.presence.id, self.presence)
+
+    @cached_property
+    def redeliveries(self) -> Redeliveries:
+        """Counts the processes that ended under one task."""
+        from chatbot.presence import Redeliveries
+
+        return Redeliveries(self.redis, self.runs)
 
     @cached_property
     def agent(self) -> CrewAgent:
@@ -213,6 +219,10 @@ class Chatbot:
 
     def close(self) -> None:
         """Close the connections of this process."""
+        if "presence" in vars(self):
+            self.presence.stop()
+        if "quarantine" in vars(self):
+            self.quarantine.close()
         self.router.close()
         self.celery.close()
 
@@ -231,6 +241,7 @@ def from_environment() -> Chatbot:
 def _celery(settings: config.Settings) -> Celery:
     import chatbot.shell
     import chatbot.tasks  # noqa: F401  # registers tasks with every app
+    from chatbot.heartbeat import Heartbeat
     from chatbot.subscriptions import Subscriptions
     from chatbot.task_events import TaskEvents
 
@@ -245,6 +256,7 @@ def _celery(settings: config.Settings) -> Celery:
         },
     )
     app.amqp.Connection = Connection
+    app.steps["worker"].add(Heartbeat)
     app.steps["consumer"].update((Subscriptions, TaskEvents))
     app.set_default()
     return app

@@ -24,7 +24,7 @@ import structlog
 
 from chatbot import language
 from chatbot.breaker import Breaker
-from chatbot.errors import Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
+from chatbot.errors import NoRoom, Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
 from chatbot.media import Reading
 from chatbot.messages import Message, Turn
 from chatbot.presence import Runs
@@ -208,6 +208,8 @@ class Conversation:
                 message, reply = think(begun.message, begun.history)
         except Permanent as err:
             return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
+        except NoRoom:
+            raise
         except Transient as err:
             if begun.waits >= MAX_WAITS and (begun.message.media or self._breaker.answers()):
                 return begun, *self._apology(begun, f"{type(err).__name__}: {err}")

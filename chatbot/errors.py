@@ -66,6 +66,10 @@ class TurnUnderWay(Transient):
         self.fence = fence
 
 
+class NoRoom(Transient):
+    """Every place where this could be done is taken: it is asked for again, as often as it takes."""
+
+
 class BadSignature(ChatbotError):
     """The webhook body was not signed with our app secret."""
 

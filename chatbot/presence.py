@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -39,6 +39,8 @@ PROCESSES = "chatbot:processes"
 BEAT_SECONDS, ALIVE_SECONDS = 1.0, 5.0
 #: What a process last said of itself is kept this long, for whoever asks who is missing.
 REMEMBERED_SECONDS = 3600.0
+#: A task that was delivered again is remembered this long.
+REDELIVERED_SECONDS = 86_400
 #: A claim stands this long after its last renewal. Renewed this often, it outlives two that fail.
 CLAIM_SECONDS, RENEW_SECONDS = 60.0, 15.0
 #: Others are looked at once in so many heartbeats.
@@ -96,6 +98,33 @@ class Runs:
         if process == self.process:
             return fence not in self._living
         return bool(slash) and self.liveness.is_gone(process)
+
+
+class Redeliveries:
+    """Counts the processes that ended while they ran one task of the broker, which then delivered it again.
+
+    A task that ends its process would otherwise come back for ever.
+    """
+
+    def __init__(self, client: Any, runs: Runs) -> None:
+        self._redis = client
+        self._runs = runs
+
+    @contextmanager
+    def counted(self, task_id: str) -> Iterator[int]:
+        """Run a task that was delivered again; yield how many processes ended under it. Raises ``Transient``."""
+        key, process = f"chatbot:redelivered:{task_id}", self._runs.process
+        with reachable():
+            others = self._redis.smembers(key) - {process}
+        ended = sum(self._runs.liveness.is_gone(other) for other in others)
+        with reachable():
+            self._redis.sadd(key, process)
+            self._redis.expire(key, REDELIVERED_SECONDS)
+        try:
+            yield ended
+        finally:
+            with suppress(Transient), reachable():
+                self._redis.srem(key, process)
 
 
 class Presence:

@@ -15,7 +15,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, TooFast, Transient
+from chatbot.errors import ChannelDown, CircuitOpen, NoRoom, OutcomeUnknown, TooFast, Transient, TurnUnderWay
 
 T = TypeVar("T")
 
@@ -40,8 +40,9 @@ def in_place(
 
 
 #: What may have been carried out is settled, never blindly done again; what was refused
-#: until later, or until a person acts, is not asked again meanwhile.
-_ELSEWHERE = (OutcomeUnknown, CircuitOpen, TooFast, ChannelDown)
+#: until later, or until a person acts, is not asked again meanwhile; what waits for another run, or
+#: for a place, waits in its queue and holds no thread.
+_ELSEWHERE = (OutcomeUnknown, CircuitOpen, TooFast, ChannelDown, TurnUnderWay, NoRoom)
 
 
 def _helps(error: BaseException) -> bool:

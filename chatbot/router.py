@@ -158,17 +158,16 @@ class Router:
         """
         self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown))
 
-    def mark_read(self, message: Message) -> None:
+    def mark_read(self, message: Message, *, at: float) -> None:
         """Have ``message`` marked as read, with a typing indicator while it is being answered: a courtesy.
 
+        ``at`` is the time as Redis has it: it is soon done or never.
         It is written and not waited for, and may be lost with the broker. Raises
         ``BrokerUnavailable`` when it could not be written.
         """
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        wanted = self._to_sender(
-            MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, asked_at=time.time()
-        )
+        wanted = self._to_sender(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, asked_at=at)
         self._publishers.run(wanted.deadline, lambda publisher: self._tell(publisher, wanted))
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:

@@ -96,9 +96,9 @@ class ShardedRouter:
         """Say that turn ``number`` of ``user`` waits in the outbox."""
         self._of(user).wake_sender(user, number, countdown=countdown)
 
-    def mark_read(self, message: Message) -> None:
-        """Have ``message`` marked as read."""
-        self._of(message.user).mark_read(message)
+    def mark_read(self, message: Message, *, at: float) -> None:
+        """Have ``message`` marked as read, asked for at ``at``."""
+        self._of(message.user).mark_read(message, at=at)
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
         """Have the author of ``message`` told something that is no reply."""

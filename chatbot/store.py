@@ -44,6 +44,7 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
 ``chatbot:counts``                     hash    event → how often it happened
 ``chatbot:processes``                  hash    process → when it last said that it lives, and what (``presence.py``)
+``chatbot:redelivered:<task>``         set     processes that run a task which was delivered again, or ended under it
 =====================================  ======  ===============================================
 
 The first four expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
@@ -203,9 +204,7 @@ class Store:
 
     # -- one turn ---------------------------------------------------------------
 
-    def begin_turn(
-        self, message: Message, *, fence: str = "", seconds: float = CLAIM_SECONDS, gone: str = ""
-    ) -> Begun:
+    def begin_turn(self, message: Message, *, fence: str = "", seconds: float = CLAIM_SECONDS, gone: str = "") -> Begun:
         """Claim the user's next turn for ``message`` and return the past, oldest first.
 
         For ``seconds``, and longer where the claim is renewed, no other run can begin a turn of this
@@ -256,7 +255,8 @@ class Store:
     def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Committed | None:
         """Write the turn and put its reply in the outbox; ``None`` if another run took over."""
         user = begun.message.user
-        turn = Turn(begun.number, begun.message, reply, begun.now(), failure)
+        at = self._clock() if self._clock else begun.now()
+        turn = Turn(begun.number, begun.message, reply, at, failure)
         keys = [
             _key(user, "conversation"),
             _key(user, "history"),
@@ -473,9 +473,7 @@ class Store:
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE, _key(user, f"sent:{sent}")]
         remembered = QUOTED_SECONDS if sent else 0
         return int(
-            self._run(
-                "settle_delivery", keys, claimed.fence, claimed.number, part, what, user, seconds, remembered
-            )
+            self._run("settle_delivery", keys, claimed.fence, claimed.number, part, what, user, seconds, remembered)
         )
 
     # -- who is being served ----------------------------------------------------

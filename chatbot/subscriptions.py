@@ -8,7 +8,9 @@ registry, lock or timer decides who serves whom.
 Promises: one message of a user in flight in the whole cluster, in order (the queue's
 single active consumer, prefetch 1 per consumer, acks late); a session is closed only
 while none of its messages is here, and its queue only while empty and unused. A message
-that is given back pauses here, holding no thread; the pause grows each time.
+that is given back pauses here, holding no thread; the pause grows each time. One that waits for
+a thread waits here too, and is asked for anew before the broker loses patience with it.
+A worker that has more than its share of the sessions hands some on.
 
 An idle consumer leaves its queue *in order*: a message of our own goes through the queue
 first, and with that one filling its prefetch the consumer is cancelled. Cancelled as it is,
@@ -23,7 +25,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,6 +39,7 @@ from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
 
 from chatbot import topology
+from chatbot.presence import Process
 from chatbot.router import bind_user_queue, declare_user_queue, declare_user_queues
 from chatbot.steps import SLICE, Steps
 
@@ -48,8 +51,17 @@ log = structlog.get_logger(__name__)
 #: over workers that joined since.
 LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
-#: The first and the longest pause of a message that was given back, before jitter.
-PUT_BACK_SECONDS = (1.0, 15.0)
+#: The first and the longest pause of a message that was given back, and how it grows, before jitter.
+#: Whoever waits for a run to be known to be gone (``presence.ALIVE_SECONDS``) asks soon after it is.
+PUT_BACK_SECONDS, PUT_BACK_GROWTH = (1.0, 15.0), 1.4
+#: Messages in the hands of Celery's pool, for each of its threads; others wait here for their turn.
+HANDED_PER_THREAD = 2
+#: A message that waited here for a thread this long is given back and comes again at once: RabbitMQ
+#: gives 30 minutes from its delivery to its acknowledgement, and the turn itself needs some of them.
+THREAD_SECONDS = 600.0
+#: A worker with this much more than its share of the sessions hands on what is more than its share.
+#: It looks so often: what it hands on is counted by the others only a little later.
+SHARE_SLACK, SHARE_SESSIONS, SHARE_SECONDS = 1.25, 5, 6.0
 #: A session whose own message to leave does not come back within this long is no longer the
 #: one its queue delivers to: it leaves without.
 LEAVE_SECONDS = 30.0
@@ -78,6 +90,9 @@ class Session:
     amqp_channel: Any = None
     delivery: Any = None
     put_backs: int = 0  # in a row
+    handed: bool = False  # its message is in the hands of the pool
+    waits_since: float | None = None  # for a thread
+    came_again: bool = False  # what comes next waited before
     pausing: Any = None  # the timer of a message that was given back
     leaving: _Leaving | None = None
     closing: bool = False  # no longer consumed here, its queue is about to be deleted
@@ -94,6 +109,8 @@ class Subscriptions(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self.sessions: dict[str, Session] = {}
+        self._waiting: deque[Session] = deque()  # for a thread
+        self._handed, self._most_handed = 0, math.inf
         consumer.subscriptions = None
 
     def include_if(self, consumer: Any) -> bool:
@@ -121,6 +138,11 @@ class Subscriptions(bootsteps.StartStopStep):
         self._stopping = False
         self.sessions = {}
         self._asked: deque[Any] = deque()
+        self._presence = bot.presence
+        self._most_handed = float(HANDED_PER_THREAD * consumer.pool.limit)
+        self._handed = 0
+        self._waiting = deque()
+        self._shared_at = time.monotonic()
         self._amqp_channel: Any = None
         self._admin = consumer.connection.channel()
         topology.OPEN_QUEUE.bind(self._admin).declare()
@@ -130,7 +152,7 @@ class Subscriptions(bootsteps.StartStopStep):
         # worker that has its fill leaves new users to others.
         self._most_sessions = bot.settings.max_sessions
         self._requests.basic_qos(0, self._most_sessions, False)
-        self._requests.basic_consume(topology.OPEN, no_ack=False, callback=self._on_request, consumer_tag="open")
+        self._take_sessions()
         consumer.subscriptions = self
         self._timer = consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
@@ -153,8 +175,10 @@ class Subscriptions(bootsteps.StartStopStep):
                 lease.requeue()
             sessions = list(self.sessions.values())
             for session in sessions:
-                if session.pausing:
-                    session.pausing.cancel()
+                if session.pausing or session.waits_since is not None:
+                    if session.pausing:
+                        session.pausing.cancel()
+                    session.waits_since = None
                     self._settle(session, session.delivery.requeue, gives_back=True)
                 elif session.closing:
                     self._hand_over(session)
@@ -168,6 +192,7 @@ class Subscriptions(bootsteps.StartStopStep):
     def _forget_all(self) -> None:
         self._steps.close()
         for session in self.sessions.values():
+            session.handed = False  # the pool of the next connection counts anew
             if session.pausing:
                 session.pausing.cancel()
         self.sessions = {}
@@ -194,6 +219,11 @@ class Subscriptions(bootsteps.StartStopStep):
             # Not hub.call_soon: what that is given by a callback of its own waits for the
             # next event or for a second. Due timers are looked at before every wait.
             self._consumer.hub.call_later(seconds, call)
+
+    def _take_sessions(self) -> None:
+        if self._stopping:
+            return
+        self._requests.basic_consume(topology.OPEN, no_ack=False, callback=self._on_request, consumer_tag="open")
 
     # -- opening ----------------------------------------------------------------
 
@@ -288,9 +318,45 @@ class Subscriptions(bootsteps.StartStopStep):
         message.reject_log_error = partial(self._reject, session, message)
         session.delivery = message
         session.active_at = time.monotonic()
-        self._handle(message)
+        session.waits_since = session.active_at
+        if session.came_again:
+            session.came_again = False
+            self._waiting.appendleft(session)
+        else:
+            self._waiting.append(session)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give messages that wait for a thread to the pool, oldest first, as far as it has any soon."""
+        while self._waiting and self._handed < self._most_handed:
+            session = self._waiting.popleft()
+            if session.waits_since is None:
+                continue  # given back meanwhile
+            session.waits_since = None
+            session.handed = True
+            self._handed += 1
+            self._handle(session.delivery)
+
+    def _taken_back(self, session: Session) -> None:
+        """Count that the pool is done with a session's message."""
+        if session.handed:
+            session.handed = False
+            self._handed -= 1
+            if self._waiting:
+                self._steps.add(self._hand_out)
+
+    def _ask_anew(self, now: float) -> None:
+        """Have the broker deliver anew what has waited for a thread for long: it counts from the delivery."""
+        while self._waiting and (self._waiting[0].waits_since or now) < now - THREAD_SECONDS:
+            session = self._waiting.popleft()
+            if session.waits_since is None:
+                continue
+            session.waits_since = None
+            session.came_again = True
+            session.delivery.requeue()  # the only one in hand, so it is the next again
 
     def _acknowledge(self, session: Session, message: Any, *arguments: Any) -> None:
+        self._taken_back(session)
         session.put_backs = 0
         self._settle(session, partial(_own(message).ack_log_error, *arguments))
 
@@ -298,13 +364,14 @@ class Subscriptions(bootsteps.StartStopStep):
         self, session: Session, message: Any, logger: Any, errors: Any,
         requeue: bool = False,  # noqa: FBT001, FBT002  # as kombu calls it
     ) -> None:  # fmt: skip
+        self._taken_back(session)
         reject = partial(_own(message).reject_log_error, logger, errors, requeue)
         if self._stopping or not requeue:
             self._settle(session, reject, gives_back=requeue)
         else:
             first, longest = PUT_BACK_SECONDS
-            pause = random.uniform(0.5, 1.0) * min(first * 2**session.put_backs, longest)  # noqa: S311  # jitter
-            session.put_backs = min(session.put_backs + 1, 10)
+            pause = random.uniform(0.5, 1.0) * min(first * PUT_BACK_GROWTH**session.put_backs, longest)  # noqa: S311  # jitter
+            session.put_backs = min(session.put_backs + 1, 20)
             session.pausing = self._consumer.timer.call_after(pause, self._put_back, (session, reject))
 
     def _put_back(self, session: Session, reject: Callable[[], None]) -> None:
@@ -501,6 +568,22 @@ class Subscriptions(bootsteps.StartStopStep):
                 self._steps.add(partial(self._renew, session))
         if len(self.sessions) >= self._most_sessions:
             self._steps.add(self._make_room)
+        self._ask_anew(now)
+        self._presence.told["sessions"] = len(self.sessions)
+        if now - self._shared_at > SHARE_SECONDS:
+            self._shared_at = now
+            self._steps.add(self._share)
+
+    def _share(self) -> None:
+        """Hand on the sessions that are more than this worker's share, each as soon as it can be let go in order."""
+        excess = excess_sessions(self._presence.id, len(self.sessions), self._presence.peers)
+        if not excess:
+            return
+        log.info("sessions.shared", sessions=len(self.sessions), handed_on=excess)
+        self._requests.basic_cancel("open")  # or they would come back here
+        self._later(SHARE_SECONDS / 2, partial(self._steps.add, self._take_sessions))
+        for session in sorted(self.sessions.values(), key=lambda session: session.active_at)[:excess]:
+            session.leased_at = -math.inf  # overdue: the next tick, or the end of its turn, lets it go
 
     def _renew(self, session: Session) -> None:
         if self._is_idle(session):
@@ -518,6 +601,23 @@ class Subscriptions(bootsteps.StartStopStep):
         closing = sum(session.closing or self._is_leaving(session) for session in self.sessions.values())
         for session in idle[: max(0, waiting - closing)]:
             self._close(session, session.active_at)
+
+
+def excess_sessions(own: str, sessions: int, peers: Sequence[Process]) -> int:
+    """Return how many of its ``sessions`` the worker ``own`` has beyond its share among the workers that live.
+
+    0 where it is not much more, or nobody else is there.
+    """
+    mine = next((peer for peer in peers if peer.id == own), None)
+    if mine is None:
+        return 0
+    others = [
+        peer.sessions
+        for peer in peers
+        if peer.id != own and peer.lives and "worker" in peer.kind and peer.broker == mine.broker
+    ]
+    share = math.ceil((sessions + sum(others)) / (len(others) + 1))
+    return sessions - share if others and sessions > share * SHARE_SLACK + SHARE_SESSIONS else 0
 
 
 def _own(message: Any) -> Any:

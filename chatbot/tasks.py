@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MARK_READ_SECONDS = 20.0
+#: A task that ended so many processes is not run again.
+MOST_ENDED = 3
 
 
 class BotTask(Task):
@@ -38,10 +41,17 @@ class BotTask(Task):
         return self.app.chatbot  # type: ignore[no-any-return]  # celery ships no types
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task: ``Transient`` puts the message back, ``Discard`` uses it up."""
+        """Run the task: ``Transient`` puts the message back, ``Discard`` uses it up.
+
+        One that ended its process ``MOST_ENDED`` times goes to the dead letters, where its queue has any.
+        """
         with structlog.contextvars.bound_contextvars(task=self.name, task_id=self.request.id):
             try:
-                return super().__call__(*args, **kwargs)
+                with self._redelivery() as ended:
+                    if ended >= MOST_ENDED:
+                        log.error("task.ends_its_process", ended=ended)
+                        raise Reject(f"it ended its process {ended} times", requeue=False)
+                    return super().__call__(*args, **kwargs)
             except Transient as err:
                 log.warning("task.put_back", error=str(err))
                 time.sleep(self.put_back_pause)
@@ -50,12 +60,21 @@ class BotTask(Task):
                 log.info("task.discarded", reason=str(err))
                 return None
 
+    def _redelivery(self) -> AbstractContextManager[int]:
+        """Count the processes that ended under this message, where it was delivered before."""
+        delivered = self.request.delivery_info or {}
+        return self.bot.redeliveries.counted(self.request.id) if delivered.get("redelivered") else nullcontext(0)
+
 
 class Routed(BotTask):
     """A task whose queue is its user's: however it is called, it goes through the router."""
 
     abstract = True
     put_back_pause = 0.0  # its session pauses, and no thread with it (``subscriptions.py``)
+
+    def _redelivery(self) -> AbstractContextManager[int]:
+        """Count nothing: a turn counts its own runs, and its author is told (``conversation.py``)."""
+        return nullcontext(0)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **_: Any) -> Any:
         """Route ``(user, text)`` to that user's queue. Raises what ``Router.route`` raises."""

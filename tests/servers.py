@@ -6,6 +6,7 @@ and are ended by its id.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -339,3 +340,18 @@ class Redis:
 
 
 PYTHON = sys.executable
+
+
+def process_at(port: int) -> int:
+    """Return the process that has a TCP connection of this machine from ``port``, 0 where none has."""
+    sockets = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].rpartition(":")[2], 16) == port:
+            sockets.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
+                    return int(process.name)
+    return 0

@@ -32,6 +32,7 @@ class Call:
     asker: str = ""
     status: int = 200
     images: tuple[str, ...] = ()
+    port: int = 0  # of the connection, at the end of who asked
 
     @property
     def asked(self) -> str:
@@ -115,7 +116,8 @@ class StubLLM:
         messages = tuple((m["role"], "".join(part.get("text", "") for part in parts(m))) for m in body["messages"])
         images = tuple(part["image_url"]["url"] for m in body["messages"] for part in parts(m) if "image_url" in part)
         asker = request.path.split("/v1/")[0].strip("/")
-        call = Call(next(self._numbers), messages, began, began, asker, images=images)
+        port = request.client_address[1]
+        call = Call(next(self._numbers), messages, began, began, asker, images=images, port=port)
         try:
             scripted = self.script(call) if self.script else None
         except HangUp:

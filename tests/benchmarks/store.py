@@ -27,7 +27,7 @@ def run(bench: Bench) -> Figures:
     """Return KiB a user and a message, and milliseconds of Redis's CPU a call; there is no goal."""
     client = connect(bench.redis.url)
     history = Settings.model_fields["history_turns"].default
-    store = Store(client, history_turns=history, retention=1e6, clock=time.time)
+    store = Store(client, history_turns=history, retention=1e6)
     users = bench.scaled(200, quick=50)
     _talk(store, "warm up", 1)
     kib = {}
@@ -51,7 +51,7 @@ def _talk(store: Store, user: str, turns: int) -> None:
             phone=user, sent_at=time.time(),
         )  # fmt: skip
         assert store.commit_turn(store.begin_turn(message, seconds=60), REPLY)
-        claimed = store.claim_delivery(user, holder="bench", seconds=60)
+        claimed = store.claim_delivery(user, fence="bench")
         assert claimed
         store.settle_done(claimed, sent=f"wamid.out.{user}.{n:040}")
 

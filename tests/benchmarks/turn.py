@@ -88,7 +88,7 @@ class Way:
 
     def deliver(self) -> int:
         """Empty the outbox of the live session."""
-        return self.bot.delivery.deliver(LIVE, holder="a")
+        return self.bot.delivery.deliver(LIVE)
 
     def serve(self, user: str) -> None:
         """Have somebody consume a user's queue who takes one message and keeps it."""

@@ -534,7 +534,7 @@ def test_a_message_given_back_pauses_without_a_thread_and_longer_each_time(rabbi
         wait_until(lambda: replies(bot) == ["1: oi"])
         for times in list(seen.values()):
             pauses = [after - before for before, after in pairwise(times[:4])]
-            assert all(pause >= 0.5 * 0.2 * 2**n for n, pause in enumerate(pauses))
+            assert all(pause >= 0.5 * 0.2 * subscriptions.PUT_BACK_GROWTH**n for n, pause in enumerate(pauses))
         bot.agent = Echo()
         for n in range(20):
             wait_until(lambda n=n: replies(bot, f"u{n}") == ["1: oi"], what="answered once the model is back")

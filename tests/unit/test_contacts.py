@@ -191,7 +191,7 @@ def store(request):
 
 
 def turn(store, message):
-    return store.commit_turn(store.begin_turn(message, seconds=60), f"re: {message.text}")
+    return store.commit_turn(store.begin_turn(message, seconds=60), f"re: {message.text}").turn
 
 
 def past(store, user):
@@ -199,7 +199,7 @@ def past(store, user):
 
 
 def deliver(store, user):
-    claimed = store.claim_delivery(user, holder="a", seconds=60)
+    claimed = store.claim_delivery(user, fence="a")
     if claimed:
         store.settle_done(claimed)
     return claimed and claimed.turn
@@ -312,7 +312,7 @@ def test_nothing_moves_while_a_turn_or_a_send_is_under_way(store):
     with pytest.raises(TurnUnderWay):
         store.move(notice)
     store.commit_turn(begun, "re: um")
-    claimed = store.claim_delivery(PHONE, holder="a", seconds=60)
+    claimed = store.claim_delivery(PHONE, fence="a")
     with pytest.raises(TurnUnderWay):
         store.move(notice)
     store.settle_later(claimed, pause=60)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from dataclasses import replace
 
 import pytest
 
 from chatbot import language
 from chatbot.breaker import Breaker
-from chatbot.conversation import MAX_ATTEMPTS, Conversation
-from chatbot.errors import BrokerUnavailable, CircuitOpen, Permanent, QueueFull, StaleTurn, Transient
+from chatbot.conversation import MAX_ATTEMPTS, MAX_WAITS, SUSPECT_ATTEMPTS, Conversation
+from chatbot.errors import BrokerUnavailable, CircuitOpen, NoRoom, Permanent, QueueFull, StaleTurn, Transient
 from chatbot.messages import Message
+from chatbot.presence import Runs
 from chatbot.store import Store, TurnUnderWay, connect
 from tests.servers import wait_until
 
@@ -34,6 +34,16 @@ class Echo:
         return f"eco {message.text}"
 
 
+class Others:
+    """Other processes, of which the test says which are gone."""
+
+    def __init__(self):
+        self.gone = set()
+
+    def is_gone(self, process):
+        return process in self.gone
+
+
 class Published:
     """Keeps what a turn publishes."""
 
@@ -52,7 +62,7 @@ class Published:
             raise self.script.pop(0)
         self.woken.append((user, number))
 
-    def mark_read(self, message):
+    def mark_read(self, message, *, at):
         self.typing.append(message.id)
 
     def bury(self, message, reason):
@@ -83,15 +93,20 @@ def breaker():
 
 
 @pytest.fixture
-def conversation(store, agent, published, breaker):
-    return Conversation(store, lambda: agent, published, llm_tries=3, breaker=breaker, sleep=lambda _: None)
+def runs():
+    return Runs("here", Others())
+
+
+@pytest.fixture
+def conversation(store, agent, published, breaker, runs):
+    return Conversation(store, lambda: agent, published, runs=runs, llm_tries=3, breaker=breaker, sleep=lambda _: None)
 
 
 def said(text, id_=None, user="ana", phone="5511999990001"):
     return Message(user=user, id=id_ or text, text=text, phone=phone)
 
 
-def test_typing_is_shown_anew_while_the_model_takes_long(monkeypatch, store, agent, published, breaker):
+def test_typing_is_shown_anew_while_the_model_takes_long(monkeypatch, store, published, breaker, runs):
     monkeypatch.setattr("chatbot.conversation.TYPING_SECONDS", 0.01)
 
     class Slow(Echo):
@@ -99,7 +114,7 @@ def test_typing_is_shown_anew_while_the_model_takes_long(monkeypatch, store, age
             wait_until(lambda: len(published.typing) >= 3, what="typing shown anew")
             return super().reply(message, history)
 
-    slow = Conversation(store, Slow, published, llm_tries=3, breaker=breaker, sleep=lambda _: None)
+    slow = Conversation(store, Slow, published, runs=runs, llm_tries=3, breaker=breaker, sleep=lambda _: None)
     assert slow.answer(said("um")).reply == "eco um"
     assert set(published.typing) == {"um"}
 
@@ -108,7 +123,7 @@ def test_a_turn_is_committed_and_the_sender_woken(conversation, agent, published
     assert conversation.answer(said("um")).reply == "eco um"
     conversation.answer(said("dois"))
     assert agent.asked == [("um", []), ("dois", ["um"])]
-    assert published.woken == [("ana", 1), ("ana", 2)]
+    assert published.woken == [("ana", 1)], "the sender that is woken for the first takes the second along"
     assert published.typing == ["um", "dois"]
 
 
@@ -121,7 +136,9 @@ def test_a_message_delivered_twice_has_one_turn(conversation, agent, published):
 
 def test_an_overtaken_run_writes_nothing(conversation, agent, published, store):
     def overtaken(message, history):
-        store.begin_turn(message, seconds=60)  # the broker gave the message to another worker meanwhile
+        # This process stood still for so long that another one took over.
+        fence = store._redis.hget("chatbot:{ana}:conversation", "run")
+        store.begin_turn(message, fence="elsewhere/1", gone=fence)
         return "from the zombie"
 
     agent.reply = overtaken
@@ -131,6 +148,49 @@ def test_an_overtaken_run_writes_nothing(conversation, agent, published, store):
     assert store.history("ana") == []
 
 
+def test_a_run_that_lives_is_neither_overtaken_nor_an_attempt(conversation, agent, runs, store):
+    """A connection that is cut again and again has the message delivered again, while its turn goes on."""
+
+    def cut(message, history):
+        if len(agent.asked) < 5:
+            agent.asked.append((message.text, []))
+            with pytest.raises(TurnUnderWay):
+                conversation.answer(message)
+        return "eco"
+
+    agent.reply = cut
+    assert conversation.answer(said("um")).reply == "eco"
+    assert len(agent.asked) == 1, "the model is asked once"
+    assert store._redis.hget("chatbot:{ana}:conversation", "attempts") is None
+
+
+@pytest.mark.parametrize(("gone", "reply"), [(True, "eco um"), (False, None)])
+def test_a_turn_of_another_process_is_taken_over_only_when_that_is_gone(conversation, runs, store, gone, reply):
+    store.begin_turn(said("um"), fence="there/7")
+    runs.liveness.gone = {"there"} if gone else set()
+    if reply:
+        assert conversation.answer(said("um")).reply == reply
+    else:
+        with pytest.raises(TurnUnderWay):
+            conversation.answer(said("um"))
+
+
+def test_the_claim_of_a_turn_that_takes_long_is_renewed(monkeypatch, store, agent, published, breaker):
+    monkeypatch.setattr("chatbot.presence.RENEW_SECONDS", 0.01)
+    renewed = []
+    monkeypatch.setattr(store, "renew_turn", lambda user, fence: renewed.append((user, fence)))
+
+    class Slow(Echo):
+        def reply(self, message, history):
+            wait_until(lambda: len(renewed) >= 3, what="renewed")
+            return super().reply(message, history)
+
+    runs = Runs("here", Others())
+    Conversation(store, Slow, published, runs=runs, llm_tries=3, breaker=breaker).answer(said("um"))
+    assert set(renewed) == {("ana", "here/1")}
+    assert runs.is_gone("here/1")
+
+
 def test_the_model_is_tried_again_in_place(conversation, agent, published):
     agent.script = [Transient("429"), Transient("429")]
     assert conversation.answer(said("um")).reply == "eco um"
@@ -138,103 +198,151 @@ def test_the_model_is_tried_again_in_place(conversation, agent, published):
     assert published.buried == []
 
 
-@pytest.mark.parametrize("errors", [[Transient("429")] * 3, [Permanent("bad key")]])
-def test_who_cannot_be_answered_hears_an_apology(conversation, agent, published, errors):
-    agent.script = list(errors)
+def test_who_cannot_be_answered_hears_an_apology(conversation, agent, published):
+    agent.script = [Permanent("bad key")]
     assert conversation.answer(said("oi")).reply == language.APOLOGY["pt"]
     assert [id_ for id_, _ in published.buried] == ["oi"]
-    assert str(errors[-1]) in published.buried[0][1]
+    assert "bad key" in published.buried[0][1]
     assert published.woken == [("ana", 1)]
 
 
-def test_a_message_that_ends_its_worker_is_given_up(conversation, agent, published, store):
-    for _ in range(MAX_ATTEMPTS):
-        store.begin_turn(said("veneno"), seconds=60)  # began, and was never heard of again
+def test_who_meets_a_passing_failure_is_told_once_and_answered_when_it_is_over(
+    conversation, agent, published, store, breaker
+):
+    """A blip of a second used to cost the first customer the answer: an apology, and nothing after it."""
+    breaker._most_failures = 10**6
+    agent.script = [Transient("503")] * 6
+    for _ in range(2):
+        with pytest.raises(Transient):
+            conversation.answer(said("oi"))
+    assert store.history("ana") == []
+    assert conversation.answer(said("oi")).reply == "eco oi"
+    assert published.told == [("ana", "waiting", language.WAITING["pt"])]
+    assert published.buried == []
+    assert store.counts()["turn_waits"] == 1
+
+
+def test_a_message_that_fails_again_and_again_while_others_are_answered_is_given_up(conversation, agent, published):
+    def answer(text, user):
+        agent.script = [Transient("500")] * 3 if text == "oi" else []
+        return conversation.answer(said(text, user=user, id_=f"{text}-{user}"))
+
+    for n in range(MAX_WAITS):
+        with pytest.raises(Transient):
+            answer("oi", "ana")
+        answer(f"olá {n}", "bia")
+    assert answer("oi", "ana").failure
+    assert [id_ for id_, _ in published.buried] == ["oi-ana"]
+
+
+def test_while_nobody_is_answered_no_message_is_given_up(conversation, agent, published, breaker):
+    breaker._most_failures = 10**6
+    for _ in range(MAX_WAITS + 3):
+        agent.script = [Transient("500")] * 3
+        with pytest.raises(Transient):
+            conversation.answer(said("oi"))
+    assert conversation.answer(said("oi")).reply == "eco oi"
+    assert len(published.told) == 1
+    assert published.buried == []
+
+
+def never_heard_of_again(store, text, times):
+    for n in range(times):
+        store.begin_turn(said(text), fence=f"gone/{n}", gone=f"gone/{n - 1}")
+
+
+def test_a_suspect_is_answered_apart(store, agent, published, breaker, runs):
+    """Two runs that were never heard of again: the third is in a process of its own."""
+    apart = []
+
+    def think(message, history):
+        apart.append(message.text)
+        return message, "from apart"
+
+    conversation = Conversation(store, lambda: agent, published, runs=runs, llm_tries=3, breaker=breaker, apart=think)
+    runs.liveness.gone = {"gone"}
+    never_heard_of_again(store, "suspeita", SUSPECT_ATTEMPTS - 2)
+    assert conversation.answer(said("suspeita")).reply == "eco suspeita"
+    assert apart == []
+    never_heard_of_again(store, "veneno", SUSPECT_ATTEMPTS - 1)
+    assert conversation.answer(said("veneno")).reply == "from apart"
+    assert apart == ["veneno"]
+
+
+def test_a_suspect_that_ends_its_process_is_given_up(store, agent, published, breaker, runs):
+    def think(message, history):
+        raise Permanent("it ended the process that answered it (EOFError)")
+
+    conversation = Conversation(store, lambda: agent, published, runs=runs, llm_tries=3, breaker=breaker, apart=think)
+    runs.liveness.gone = {"gone"}
+    never_heard_of_again(store, "veneno", SUSPECT_ATTEMPTS - 1)
     assert conversation.answer(said("veneno")).reply == language.APOLOGY["pt"]
     assert agent.asked == []
-    assert "3 times" in published.buried[0][1]
+    assert "ended the process" in published.buried[0][1]
     assert conversation.answer(said("oi")).reply == "eco oi"
 
 
+def test_a_suspect_that_finds_no_room_waits_as_long_as_it_takes(store, agent, published, breaker, runs):
+    def think(message, history):
+        raise NoRoom("other suspects are being answered")
+
+    conversation = Conversation(store, lambda: agent, published, runs=runs, llm_tries=3, breaker=breaker, apart=think)
+    runs.liveness.gone = {"gone"}
+    never_heard_of_again(store, "suspeita", SUSPECT_ATTEMPTS - 1)
+    conversation.answer(said("oi", user="bia"))
+    for _ in range(MAX_WAITS + 2):
+        with pytest.raises(NoRoom):
+            conversation.answer(said("suspeita"))
+    assert (published.told, published.buried) == ([], [])
+
+
+def test_a_message_whose_runs_never_end_is_given_up_even_so(conversation, agent, published, store, runs):
+    runs.liveness.gone = {"gone"}
+    never_heard_of_again(store, "veneno", MAX_ATTEMPTS)
+    assert conversation.answer(said("veneno")).reply == language.APOLOGY["pt"]
+    assert agent.asked == []
+
+
 def test_a_message_given_back_is_not_taken_for_one_that_ends_its_worker(conversation, agent, published, store):
-    agent.script = [RuntimeError("not foreseen")] * MAX_ATTEMPTS * 2
-    for _ in range(MAX_ATTEMPTS * 2):
+    agent.script = [RuntimeError("not foreseen")] * SUSPECT_ATTEMPTS * 2
+    for _ in range(SUSPECT_ATTEMPTS * 2):
         with pytest.raises(RuntimeError):
             conversation.answer(said("oi"))
     assert conversation.answer(said("oi")).reply == "eco oi"
 
 
-def test_the_last_try_of_a_suspect_runs_alone(conversation, agent, store):
-    """Two runs that were never heard of again: the third one may end its worker, but nothing else in it."""
-    for _ in range(MAX_ATTEMPTS - 1):
-        store.begin_turn(said("veneno"), seconds=60)
-    running, most, go, begun = set(), [], threading.Event(), threading.Event()
-
-    def reply(message, history):
-        running.add(message.user)
-        most.append(set(running))
-        if message.user == "beto":
-            begun.set()
-            assert go.wait(10)
-        running.discard(message.user)
-        return "ok"
-
-    agent.reply = reply
-    turns = [threading.Thread(target=conversation.answer, args=(said("oi", user="beto"),))]
-    turns[0].start()
-    assert begun.wait(10)
-    turns.append(threading.Thread(target=conversation.answer, args=(said("veneno"),)))
-    turns[1].start()
-    wait_until(lambda: conversation._floor._waiting == 1)
-    turns.append(threading.Thread(target=conversation.answer, args=(said("oi", user="caio"),)))
-    turns[2].start()
-    go.set()
-    for turn in turns:
-        turn.join(10)
-    assert {"ana"} in most
-    assert all(len(users) == 1 for users in most if "ana" in users)
-    assert len(most) == 3
-
-
-def test_a_suspect_that_waits_to_run_alone_has_not_begun(conversation, store):
-    for _ in range(MAX_ATTEMPTS - 1):
-        store.begin_turn(said("veneno"), seconds=60)
-    with conversation._floor.shared():
-        turn = threading.Thread(target=conversation.answer, args=(said("veneno"),))
-        turn.start()
-        wait_until(lambda: conversation._floor._waiting == 1)
-        assert store.begin_turn(said("veneno"), seconds=0).attempts == MAX_ATTEMPTS
-    turn.join(10)
-
-
 def test_while_the_model_is_down_a_message_waits_and_its_user_is_told_once(conversation, agent, published, breaker):
     agent.script = [Transient("down")] * 5
-    assert conversation.answer(said("um", user="caio")).failure  # three tries
+    with pytest.raises(Transient):
+        conversation.answer(said("um", user="caio"))  # three tries
     for _ in range(3):
         with pytest.raises(CircuitOpen):
             conversation.answer(said("dois"))
     assert len(agent.asked) == 5
-    assert published.told == [("ana", "waiting", language.WAITING["pt"])]
-    assert published.buried == [("um", "Transient: down")]
+    assert published.told == [(user, "waiting", language.WAITING["pt"]) for user in ("caio", "ana")]
+    assert published.buried == []
     breaker._clock = lambda: float("inf")
     assert conversation.answer(said("dois")).reply == "eco dois"
 
 
-def test_an_apology_is_a_dead_letter_even_if_its_worker_ended_right_after_it(conversation, agent, published):
+def test_an_apology_is_one_dead_letter_even_if_its_worker_ended_right_after_it(conversation, agent, published, store):
     agent.script = [Permanent("bad key")]
     conversation._outbound = Published()
     conversation.answer(said("oi"))
     conversation._outbound = published  # what was published is gone; the message comes again
     conversation.answer(said("oi"))
+    assert published.buried == [], "it is one already"
+    store._redis.delete("chatbot:{ana}:told:dead:oi")  # its worker ended before it was one
+    conversation.answer(said("oi"))
     assert published.buried == [("oi", "Permanent: bad key")]
-    assert published.woken == [("ana", 1)]
+    assert published.woken == [("ana", 1)] * 2
 
 
-def test_what_cannot_be_read_is_said_honestly_and_once(conversation, agent, published):
+def test_what_cannot_be_read_is_said_honestly_and_once(conversation, agent, store):
     replies = [conversation.answer(said("", id_=f"sticker {n}")).reply for n in range(3)]
     assert replies == [language.UNREADABLE["pt"], "", ""]
     assert agent.asked == []
-    assert [number for _, number in published.woken] == [1, 2, 3], "no turn is left out"
+    assert [turn.number for turn in store.history("ana")] == [1, 2, 3], "no turn is left out"
     conversation.answer(said("oi"))
     assert conversation.answer(said("", id_="another")).reply == language.UNREADABLE["pt"]
 
@@ -245,7 +353,7 @@ def test_a_quoted_message_is_given_as_context(conversation, agent, store):
     assert conversation.answer(quoting).message.told == ("[Em resposta a: “quero o azul”. Veio de um anúncio]\ne esse?")
     unknown = replace(said("e aquele?"), quoted="wamid.unheard of")
     assert conversation.answer(unknown).message.told == "e aquele?"
-    claimed = store.claim_delivery("ana", holder="w", seconds=60)
+    claimed = store.claim_delivery("ana", fence="w")
     store.settle_done(claimed, sent="wamid.ours")
     ours = replace(said("como assim?"), quoted="wamid.ours")
     assert conversation.answer(ours).message.context == "Em resposta a: “eco quero o azul”"
@@ -272,20 +380,8 @@ def test_the_language_is_guessed(text, phone, expected):
     assert language.guess(text, phone) == expected
 
 
-def test_a_suspect_that_waits_to_run_alone_keeps_the_next_message_waiting(conversation, store):
-    for _ in range(MAX_ATTEMPTS - 1):
-        store.begin_turn(said("veneno"), seconds=60)
-    with conversation._floor.shared():
-        turn = threading.Thread(target=conversation.answer, args=(said("veneno"),))
-        turn.start()
-        wait_until(lambda: conversation._floor._waiting == 1)
-        with pytest.raises(TurnUnderWay):
-            store.begin_turn(said("a seguinte"), seconds=60)
-    turn.join(10)
-
-
 def test_a_claim_asked_for_again_because_its_answer_was_lost_is_one_attempt(conversation, agent, published, store):
-    begin, lost = store.begin_turn, [None] * MAX_ATTEMPTS
+    begin, lost = store.begin_turn, [None] * SUSPECT_ATTEMPTS
 
     def answer_lost(message, **options):
         begun = begin(message, **options)

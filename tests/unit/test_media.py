@@ -21,11 +21,12 @@ from chatbot.breaker import Breaker
 from chatbot.channels import cloud_media
 from chatbot.channels.whatsapp import WhatsApp
 from chatbot.config import Settings
-from chatbot.conversation import READ_TRIES, Conversation
+from chatbot.conversation import MAX_WAITS, READ_TRIES, Conversation
 from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, TooFast, Transient
 from chatbot.media import HIDDEN, IMAGE_BYTES, SHOWN, SILENT, MediaReader, Reading, Transcriber, transcriber
 from chatbot.messages import Media, Message
 from chatbot.ops.doctor import examine
+from chatbot.presence import Presence, Runs
 from chatbot.store import Store, connect
 
 VOICE = b"OggS" + bytes(range(256)) * 40
@@ -450,7 +451,7 @@ class Published:
         self.told: list[str] = []
 
     def wake_sender(self, user, number): ...
-    def mark_read(self, message): ...
+    def mark_read(self, message, *, at): ...
 
     def bury(self, message, reason):
         self.buried.append((message, reason))
@@ -466,7 +467,8 @@ class Talk:
         self.agent, self.published = Echo(), Published()
         self.breaker = Breaker(failures=5, rest=60)
         self.conversation = Conversation(
-            self.store, lambda: self.agent, self.published, llm_tries=3, breaker=self.breaker,
+            self.store, lambda: self.agent, self.published, runs=Runs("here", Presence(self.redis)), llm_tries=3,
+            breaker=self.breaker,
             read=reader(files, **options).read, sleep=lambda _: None,
         )  # fmt: skip
 
@@ -510,16 +512,21 @@ def test_who_cannot_be_heard_is_told_in_the_language_they_wrote_in():
     assert talk.published.buried == []
 
 
-def test_fetching_is_tried_again_in_place_and_ends_in_an_apology():
+def test_fetching_is_tried_again_in_place_then_waits_and_ends_in_an_apology():
     files = Files()
     talk = Talk(files)
     files.script = [Transient("503")] * (READ_TRIES - 1)
     assert talk.answer(voice()).reply == "eco olá"
+    for _ in range(MAX_WAITS):
+        files.script = [Transient("503")] * READ_TRIES
+        with pytest.raises(Transient):
+            talk.answer(voice(id="v2"))
+    assert talk.published.told == ["waiting"], "once"
     files.script = [Transient("503")] * READ_TRIES
     turn = talk.answer(voice(id="v2"))
     assert turn.reply == language.APOLOGY["pt"]
     assert talk.published.buried == [(voice(id="v2"), "Transient: 503")], "with its file: it may be replayed"
-    assert len(files.limits) == 2 * READ_TRIES
+    assert len(files.limits) == (MAX_WAITS + 2) * READ_TRIES
     assert len(talk.agent.asked) == 1
 
 
@@ -540,7 +547,7 @@ def test_while_the_model_rests_nothing_is_fetched():
     for n in range(2):
         try:
             talk.answer(Message(user="caio", id=str(n), text="oi"))
-        except CircuitOpen:
+        except Transient:
             pass
     for _ in range(3):
         with pytest.raises(CircuitOpen):

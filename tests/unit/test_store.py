@@ -12,8 +12,12 @@ from chatbot.messages import Limits, Message
 from chatbot.store import (
     DEDUPE_SECONDS,
     FIRST_AGAIN_SECONDS,
+    LOST,
+    OVERDUE_SECONDS,
+    SETTLED,
     WARM_UP_SECONDS,
     WARM_UP_SLOWER,
+    WRITTEN,
     Busy,
     Store,
     TurnUnderWay,
@@ -56,7 +60,7 @@ def said(text: str, user: str = "ana", id_: str | None = None) -> Message:
 
 def turn(store: Store, text: str, user: str = "ana"):
     begun = store.begin_turn(said(text, user), seconds=60)
-    return store.commit_turn(begun, f"re: {text}")
+    return store.commit_turn(begun, f"re: {text}").turn
 
 
 def test_a_turn_is_remembered_in_order(store):
@@ -73,8 +77,9 @@ def test_a_turn_is_remembered_in_order(store):
 def test_only_the_last_turns_are_kept(store):
     for text in "abcde":
         turn(store, text)
-    assert [t.message.text for t in store.begin_turn(said("f"), seconds=60).history] == ["c", "d", "e"]
-    assert store.begin_turn(said("f"), seconds=60).number == 6
+    begun = store.begin_turn(said("f"), seconds=60)
+    assert [t.message.text for t in begun.history] == ["c", "d", "e"]
+    assert begun.number == 6
 
 
 def test_an_answered_message_has_its_turn_already(store):
@@ -85,10 +90,10 @@ def test_an_answered_message_has_its_turn_already(store):
 
 def test_a_zombie_commits_nothing(store):
     zombie = store.begin_turn(said("oi"), seconds=60)
-    alive = store.begin_turn(said("oi"), seconds=60)
+    alive = store.begin_turn(said("oi"), seconds=60, gone=zombie.fence)
     assert store.commit_turn(zombie, "from the zombie") is None
     assert store.turn_of(said("oi")) is None
-    assert store.commit_turn(alive, "from the living").reply == "from the living"
+    assert store.commit_turn(alive, "from the living").turn.reply == "from the living"
     assert store.commit_turn(zombie, "from the zombie") is None
     assert [t.reply for t in store.history("ana")] == ["from the living"]
 
@@ -119,52 +124,111 @@ def test_users_do_not_share_anything(store):
 def test_replies_are_claimed_in_order_and_once(store):
     turn(store, "um")
     turn(store, "dois")
-    first = store.claim_delivery("ana", holder="a", seconds=60)
+    first = store.claim_delivery("ana", fence="a")
     assert (first.number, first.turn.reply, first.parts) == (1, "re: um", 0)
     assert store.settle_done(first)
-    second = store.claim_delivery("ana", holder="a", seconds=60)
+    second = store.claim_delivery("ana", fence="a")
     assert (second.number, second.turn.reply) == (2, "re: dois")
     assert store.settle_done(second)
-    assert store.claim_delivery("ana", holder="a", seconds=60) is None
+    assert store.claim_delivery("ana", fence="a") is None
     assert store.due_outboxes(before=1e12) == []
 
 
-def test_one_sender_at_a_time(store, clock):
+def test_one_sender_at_a_time_for_as_long_as_it_says_that_it_lives(store, clock):
     turn(store, "um")
-    store.claim_delivery("ana", holder="a", seconds=60)
-    with pytest.raises(Busy):
-        store.claim_delivery("ana", holder="b", seconds=60)
+    store.claim_delivery("ana", fence="a", seconds=60)
+    for _ in range(3):
+        clock.now += 59
+        assert store.renew_delivery("ana", "a")
+        with pytest.raises(Busy) as busy:
+            store.claim_delivery("ana", fence="b")
+        assert busy.value.fence == "a"
     clock.now += 61
-    assert store.claim_delivery("ana", holder="b", seconds=60).number == 1
+    assert store.claim_delivery("ana", fence="b").number == 1
+    assert not store.renew_delivery("ana", "a")
+
+
+def test_what_a_sender_held_that_is_gone_is_taken_at_once(store):
+    turn(store, "um")
+    gone = store.claim_delivery("ana", fence="a")
+    taken = store.claim_delivery("ana", fence="b", gone="a")
+    assert (taken.number, taken.runs) == (1, 2), "a run that never ended is counted"
+    assert not store.settle_done(gone)
 
 
 def test_the_last_look_gives_the_claim_back(store):
     turn(store, "um")
-    store.settle_done(store.claim_delivery("ana", holder="a", seconds=60))
-    assert store.claim_delivery("ana", holder="a", seconds=60) is None
+    store.settle_done(store.claim_delivery("ana", fence="a"))
+    assert store.claim_delivery("ana", fence="a") is None
     turn(store, "dois")
-    assert store.claim_delivery("ana", holder="b", seconds=60).number == 2
+    assert store.claim_delivery("ana", fence="b").number == 2
 
 
-def test_a_wake_up_that_comes_back_goes_on_where_it_stopped(store):
+def test_a_delivery_goes_on_where_the_one_before_stopped(store):
     turn(store, "um")
-    before = store.claim_delivery("ana", holder="a", seconds=60)
-    assert store.settle_part(before, 2, seconds=60)
-    after = store.claim_delivery("ana", holder="a", seconds=60)
+    before = store.claim_delivery("ana", fence="a")
+    assert store.settle_part(before, 2)
+    after = store.claim_delivery("ana", fence="b", gone="a")
     assert (after.number, after.parts) == (1, 2)
     assert not store.settle_done(before), "the run that was cut off may write nothing"
     assert store.settle_done(after)
 
 
-def test_a_postponed_reply_is_due_later(store, clock):
+def test_a_postponed_reply_is_due_later_and_counts_as_no_run_that_never_ended(store, clock):
     turn(store, "um")
-    claimed = store.claim_delivery("ana", holder="a", seconds=60)
-    assert store.settle_part(claimed, 1, seconds=60)
+    claimed = store.claim_delivery("ana", fence="a")
+    assert store.settle_part(claimed, 1)
     assert store.settle_later(claimed, pause=30)
     assert store.due_outboxes(before=clock.now + 29) == []
     assert store.due_outboxes(before=clock.now + 30) == ["ana"]
-    again = store.claim_delivery("ana", holder="b", seconds=60)
-    assert (again.parts, again.doubt_since) == (1, None), "it was surely not sent"
+    again = store.claim_delivery("ana", fence="b")
+    assert (again.parts, again.doubt_since, again.runs) == (1, None, 1), "it was surely not sent"
+
+
+def test_runs_of_a_delivery_that_break_are_counted_until_the_turn_is_done(store):
+    turn(store, "um")
+    turn(store, "dois")
+    for runs in (1, 2, 3):
+        claimed = store.claim_delivery("ana", fence=f"run {runs}")
+        assert claimed.runs == runs
+        assert store.settle_failed(claimed, pause=0)
+    assert store.settle_done(store.claim_delivery("ana", fence="last"))
+    assert store.claim_delivery("ana", fence="last").runs == 1
+
+
+def test_a_part_that_a_status_settled_is_not_called_again(store):
+    turn(store, "um")
+    claimed = store.claim_delivery("ana", fence="a")
+    assert store.settle_calling(claimed, 0) == WRITTEN
+    assert store.report_part("ana", 1, 0)
+    assert store.settle_calling(claimed, 0) == SETTLED
+    store.claim_delivery("ana", fence="b", gone="a")
+    assert store.settle_calling(claimed, 0) == LOST
+
+
+def test_a_turn_goes_out_plainly_whoever_goes_on_with_it(store):
+    turn(store, "um")
+    turn(store, "dois")
+    claimed = store.claim_delivery("ana", fence="a")
+    assert not claimed.plain
+    assert store.settle_plain(claimed)
+    again = store.claim_delivery("ana", fence="b", gone="a")
+    assert again.plain
+    store.settle_done(again)
+    assert not store.claim_delivery("ana", fence="b").plain, "the next one has its formatting"
+
+
+def test_overdue_users_are_taken_and_moved_on(store, clock):
+    for user in ("ana", "bia", "caio"):
+        turn(store, "um", user)
+        clock.now += 1
+    assert store.take_due(most=10, seconds=60) == []
+    clock.now += OVERDUE_SECONDS
+    assert store.take_due(most=2, seconds=60) == ["ana", "bia"]
+    assert store.take_due(most=2, seconds=60) == ["caio"]
+    assert store.take_due(most=2, seconds=60) == []
+    clock.now += 60
+    assert store.take_due(most=10, seconds=60) == ["ana", "bia", "caio"]
 
 
 def test_sessions_end_unless_active(store, clock):
@@ -189,33 +253,80 @@ def test_a_missing_redis_is_transient():
         store.begin_turn(said("oi"), seconds=60)
 
 
-def test_another_message_waits_while_a_turn_is_under_way(store, clock):
+def test_a_turn_under_way_is_overtaken_by_nobody_while_it_is_renewed(store, clock):
     begun = store.begin_turn(said("um"), seconds=60)
-    with pytest.raises(TurnUnderWay):
-        store.begin_turn(said("dois"), seconds=60)
-    assert store.begin_turn(said("um"), seconds=60).attempts == 2, "the same message may, delivered again"
-    assert store.commit_turn(begun, "zombie") is None
+    for _ in range(3):
+        clock.now += 59
+        assert store.renew_turn("ana", begun.fence)
+        for text in ("um", "dois"):
+            with pytest.raises(TurnUnderWay) as under_way:
+                store.begin_turn(said(text))
+            assert under_way.value.fence == begun.fence
+    assert store.commit_turn(begun, "re: um")
+    assert store.begin_turn(said("dois")).number == 2
+    assert not store.renew_turn("ana", begun.fence)
+
+
+def test_a_claim_that_nobody_renews_lapses(store, clock):
+    begun = store.begin_turn(said("um"), seconds=60)
     clock.now += 61
-    assert store.begin_turn(said("dois"), seconds=60).number == 1
+    assert store.begin_turn(said("dois")).number == 1
+    assert store.commit_turn(begun, "zombie") is None
+
+
+def test_only_the_same_message_takes_the_place_of_a_run_that_is_gone(store):
+    gone = store.begin_turn(said("um")).fence
+    with pytest.raises(TurnUnderWay):
+        store.begin_turn(said("dois"), gone=gone)
+    begun = store.begin_turn(said("um"), gone=gone)
+    assert begun.attempts == 2
+    with pytest.raises(TurnUnderWay):
+        store.begin_turn(said("um"), gone=gone)
 
 
 def test_a_turn_given_back_lets_the_next_message_begin(store):
-    store.release_turn(store.begin_turn(said("um"), seconds=60))
-    begun = store.begin_turn(said("dois"), seconds=60)
+    store.release_turn(store.begin_turn(said("um")))
+    begun = store.begin_turn(said("dois"))
     assert store.commit_turn(begun, "re: dois")
-    assert store.begin_turn(said("três"), seconds=60).number == 2
+    assert store.begin_turn(said("três")).number == 2
 
 
-@pytest.mark.parametrize("not_begun", [True, False])
-def test_a_run_that_ends_twice_takes_back_one_attempt(store, not_begun):
+def test_a_turn_behind_replies_that_wait_needs_no_wake_up_of_its_own(store):
+    def commit(text):
+        return store.commit_turn(store.begin_turn(said(text)), "re").is_next
+
+    assert [commit(text) for text in ("um", "dois", "três")] == [True, False, False]
+    while claimed := store.claim_delivery("ana", fence="a"):
+        store.settle_done(claimed)
+    assert commit("quatro")
+
+
+def test_a_run_that_ends_twice_takes_back_one_attempt(store):
     """The first answer may be lost and the call repeated; a poison message must not gain by it."""
-    end = store.not_begun if not_begun else store.release_turn
-    store.begin_turn(said("oi"), seconds=60)
-    begun = store.begin_turn(said("oi"), seconds=60)
+    first = store.begin_turn(said("oi"))
+    begun = store.begin_turn(said("oi"), gone=first.fence)
     assert begun.attempts == 2
-    end(begun)
-    end(begun)
-    assert store.begin_turn(said("oi"), seconds=60).attempts == 2
+    store.release_turn(begun)
+    store.release_turn(begun)
+    assert store.begin_turn(said("oi")).attempts == 2
+
+
+def test_a_conversation_that_never_commits_is_forgotten_too(store):
+    store.begin_turn(said("oi", user="bia"))
+    assert 0 < store._redis.ttl("chatbot:{bia}:conversation") <= 1000
+
+
+def test_without_a_clock_of_a_test_all_times_are_those_of_redis(redis_server):
+    client = connect(redis_server.url)
+    client.flushall()
+    store = Store(client, history_turns=3, retention=1000)
+    now = client.time()[0]
+    begun = store.begin_turn(said("oi"))
+    assert begun.at == pytest.approx(now, abs=5)
+    assert store.commit_turn(begun, "re: oi").turn.committed_at == pytest.approx(now, abs=5)
+    assert store.sessions()["ana"] == pytest.approx(now, abs=5)
+    assert store.claim_delivery("ana", fence="a").at == pytest.approx(now, abs=5)
+    client.close()
 
 
 def test_places_of_a_number_are_apart_whoever_takes_them(store, clock):
