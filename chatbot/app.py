@@ -241,7 +241,7 @@ def from_environment() -> Chatbot:
 def _celery(settings: config.Settings) -> Celery:
     import chatbot.shell
     import chatbot.tasks  # noqa: F401  # registers tasks with every app
-    from chatbot.heartbeat import Heartbeat
+    from chatbot.heartbeat import Heartbeat, Pulse
     from chatbot.subscriptions import Subscriptions
     from chatbot.task_events import TaskEvents
 
@@ -257,7 +257,7 @@ def _celery(settings: config.Settings) -> Celery:
     )
     app.amqp.Connection = Connection
     app.steps["worker"].add(Heartbeat)
-    app.steps["consumer"].update((Subscriptions, TaskEvents))
+    app.steps["consumer"].update((Pulse, Subscriptions, TaskEvents))
     app.set_default()
     return app
 

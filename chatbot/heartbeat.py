@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.beat import Scheduler
 
 from chatbot import topology
 from chatbot.shards import name_of
 
+#: A main loop says this often that it comes round.
+PULSE_SECONDS = 1.0
 #: What a process is called by the queues it consumes.
 KINDS = {topology.OPEN: "worker", topology.SEND: "sender"}
 
@@ -33,6 +36,38 @@ class Heartbeat(bootsteps.StartStopStep):
     def stop(self, worker: Any) -> None:
         """Sign off: the turns under way have ended."""
         worker.app.chatbot.presence.stop()
+
+
+class Pulse(bootsteps.StartStopStep):
+    """Says that the event loop of a worker comes round, for as long as it has a connection."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin, on each new connection."""
+        presence = consumer.app.chatbot.presence
+        presence.pulse()
+        self._timer = consumer.timer.call_repeatedly(PULSE_SECONDS, presence.pulse)
+
+    def stop(self, consumer: Any) -> None:
+        """Expect nothing while there is no connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        consumer.app.chatbot.presence.no_pulse()
+
+
+class BeatScheduler(Scheduler):
+    """Beat's schedule, in memory: it is the same at each start. Says that beat comes round."""
+
+    def tick(self, *arguments: Any, **options: Any) -> float:
+        """Publish what is due; return the seconds until it is to be called again, a few at most."""
+        self.app.chatbot.presence.pulse()
+        return min(float(super().tick(*arguments, **options)), PULSE_SECONDS)
 
 
 @signals.beat_init.connect

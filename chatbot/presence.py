@@ -49,7 +49,10 @@ BEATS_A_LOOK = 3
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it last spoke: ``silent`` seconds ago, its clock ``skew`` seconds ahead of Redis'."""
+    """A process as it last spoke: ``silent`` seconds ago, its clock ``skew`` seconds ahead of Redis'.
+
+    ``stuck`` says for how many seconds its main loop had not come round by then.
+    """
 
     id: str
     kind: str
@@ -58,6 +61,7 @@ class Process:
     host: str = ""
     broker: str = ""
     sessions: int = 0
+    stuck: float = 0.0
 
     @property
     def lives(self) -> bool:
@@ -144,6 +148,15 @@ class Presence:
         self._is_gone = script(client, "is_gone")
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
+        self._came_round: float | None = None
+
+    def pulse(self) -> None:
+        """Be told by the process's main loop that it came round."""
+        self._came_round = time.monotonic()
+
+    def no_pulse(self) -> None:
+        """Be told that the main loop waits for something else (the broker), and is not expected to come round."""
+        self._came_round = None
 
     def start(self, **told: Any) -> None:
         """Say that this process lives, and go on saying it; ``told`` is known of it from now on."""
@@ -193,6 +206,8 @@ class Presence:
         return tuple(process for process in found if process.silent <= REMEMBERED_SECONDS)
 
     def _said(self) -> str:
+        since = self._came_round
+        self.told["stuck"] = round(time.monotonic() - since, 1) if since is not None else 0.0
         return json.dumps(self.told, separators=(",", ":"))
 
     def _now(self) -> float | str:
@@ -221,4 +236,5 @@ def _process(id_: str, said: str, now: float) -> Process:
         host=str(told.get("host", "")),
         broker=str(told.get("broker", "")),
         sessions=int(told.get("sessions", 0)),
+        stuck=float(told.get("stuck", 0.0)),
     )
