@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.delivery import Delivery
     from chatbot.media import MediaReader
     from chatbot.messages import Message
+    from chatbot.notices import Notices
     from chatbot.presence import Presence, Redeliveries, Runs
     from chatbot.quarantine import Quarantine
     from chatbot.sessions import Sessions
@@ -102,6 +103,13 @@ class Chatbot:
         from chatbot.presence import Redeliveries
 
         return Redeliveries(self.redis, self.runs)
+
+    @cached_property
+    def notices(self) -> Notices:
+        """What providers told beside messages, for an operator."""
+        from chatbot.notices import Notices
+
+        return Notices(self.redis)
 
     @cached_property
     def agent(self) -> CrewAgent:

@@ -85,6 +85,23 @@ def show_settings() -> None:
     click.echo(table())
 
 
+@main.command()
+@click.option("--kind", help="Only notices of this kind.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show the newest so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def notices(*, kind: str | None, limit: int, as_json: bool) -> None:
+    """List what WhatsApp told beside messages, newest last, without what people wrote."""
+    from chatbot.app import from_environment
+    from chatbot.notices import line
+
+    with _told():
+        found = [n for n in from_environment().notices.kept() if kind in (None, n.kind)]
+    for notice in found[-limit:]:
+        click.echo(json.dumps(notice.to_dict() | {"text": ""}) if as_json else line(notice))
+    shown = min(len(found), limit)
+    click.echo(f"{shown} of {len(found)} notices." if found else "There are no notices.", err=as_json)
+
+
 # -- dead letters ----------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ import hmac
 import re
 from dataclasses import dataclass, replace
 
-from chatbot.messages import Message, Status
+from chatbot.messages import Message, Notice, Status
 
 #: Characters of a pseudonym: 130 bits in base32.
 PSEUDONYM = 26
@@ -74,6 +74,15 @@ class Names:
     def status(self, status: Status) -> Status:
         """Return ``status`` as it may be shown: with a key, without phone number and provider's id."""
         return replace(status, message_id=self._pseudonym(status.message_id), recipient="") if self._key else status
+
+    def notice(self, notice: Notice) -> Notice:
+        """Return ``notice`` with the person it is about named; with a key, without phone number and provider's id."""
+        contact = notice.phone or notice.bsuid
+        named = replace(notice, user=self.user(contact, notice.account)) if contact else notice
+        if not self._key:
+            return named
+        message_id = self._pseudonym(notice.message_id) if notice.message_id else ""
+        return replace(named, message_id=message_id, phone="", bsuid="")
 
     def by_bsuid(self, author: Message | Contact, account: str) -> str:
         """Return who the author would be by the BSUID alone; ``""`` where phone and BSUID are not both known."""

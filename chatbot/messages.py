@@ -7,12 +7,15 @@ All are frozen and go through JSON and back. Unreadable stored state raises
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Self
 
 #: Kinds of messages that ask for no answer.
-SILENT = frozenset({"reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply"})
+SILENT = frozenset({
+    "reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply",
+    "pin", "keep_in_chat", "poll_update", "album", "call", "payment_pending",
+})  # fmt: skip
 
 
 class _Json:
@@ -91,6 +94,7 @@ class Message(_Json):
     where it was forwarded to another name of the same person. ``provider_id`` is the
     provider's id where ``id`` is a pseudonym of it: never to be shown.
     ``replays`` counts how often an operator brought it back from the dead letters.
+    ``ctwa_clid`` is the click on an ad that led to it, which its campaign counts.
     """
 
     user: str
@@ -111,6 +115,7 @@ class Message(_Json):
     origin: str = ""
     provider_id: str = ""
     replays: int = 0
+    ctwa_clid: str = ""
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
@@ -197,12 +202,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Pricing(_Json):
+    """What the provider says a message costs: Meta's ``category``, ``type`` and ``pricing_model``, as they come.
+
+    ``type`` is ``regular`` where it is charged, and begins with ``free`` where it is not.
+    ``billable`` says the same, and is to disappear.
+    """
+
+    category: str = ""
+    type: str = ""
+    model: str = ""
+    billable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Status(_Json):
     """What the provider says became of a message we sent.
 
     ``message_id`` is the provider's id, ``status`` one of ``sent``, ``delivered``,
     ``read``, ``played``, ``failed`` or whatever is invented next, ``callback`` the
-    ``biz_opaque_callback_data`` we sent along, ``error_code`` 0 when none.
+    ``biz_opaque_callback_data`` we sent along, ``error_code`` 0 when none, ``pricing``
+    what it costs where the provider says it.
     """
 
     message_id: str
@@ -210,6 +230,42 @@ class Status(_Json):
     recipient: str = ""
     callback: str = ""
     error_code: int = 0
+    pricing: Pricing | None = None
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """Rebuild with the price as ``Pricing``. Raises ``ValueError``."""
+        pricing = stored.get("pricing")
+        if isinstance(pricing, dict):
+            stored = {**stored, "pricing": Pricing.from_dict(pricing)}
+        return super(Status, cls).from_dict(stored)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(_Json):
+    """What a provider tells that is no message and no status, and that an operator must hear of.
+
+    ``kind`` is the provider's name for it (``account_update``, ``smb_message_echoes``),
+    ``account`` the id of what it is about: one of our numbers, or the business account.
+    ``at`` is in Unix seconds (0 where it was not said), ``severity`` ``info``, ``warning`` or
+    ``critical``. ``summary`` is fit for a log: fixed words, no text of anybody's and no number.
+
+    About a person: ``user`` is who they are here, ``phone`` and ``bsuid`` as in ``Message``;
+    ``message_id`` and ``text`` are those of a message that somebody else than us sent them
+    or had from them. ``details`` holds what else an operator needs, by the provider's names.
+    """
+
+    kind: str
+    account: str = ""
+    at: float = 0.0
+    severity: str = "info"
+    summary: str = ""
+    user: str = ""
+    phone: str = ""
+    bsuid: str = ""
+    message_id: str = ""
+    text: str = ""
+    details: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,3 +274,4 @@ class Inbound:
 
     messages: tuple[Message, ...] = ()
     statuses: tuple[Status, ...] = ()
+    notices: tuple[Notice, ...] = ()

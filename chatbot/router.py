@@ -30,7 +30,7 @@ from chatbot.calls import Call
 from chatbot.errors import BrokerUnavailable, QueueFull
 from chatbot.frames import together
 from chatbot.group_commit import GroupCommit
-from chatbot.messages import Message, Status
+from chatbot.messages import Message, Notice, Status
 from chatbot.publishing import Publisher, Publishers
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ SEND = "chatbot.send"
 MARK_READ = "chatbot.mark_read"
 NOTIFY = "chatbot.notify"
 REPORT = "chatbot.report"
+NOTE = "chatbot.note"
 
 #: A message that keeps coming back as unroutable, or is refused with room left, finds its queue gone each time.
 _TRIES = 5
@@ -183,6 +184,18 @@ class Router:
         """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""
         arguments = (status.message_id, status.status)
         self._commit(self._to_sender(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict()))
+
+    def note_all(self, notices: Sequence[Notice], *, deadline: float | None = None) -> None:
+        """Pass on what an operator must hear of, all together. Raises ``BrokerUnavailable``."""
+        calls = [
+            self._to_sender(NOTE, (notice.kind, notice.severity), "send.notice", deadline=deadline,
+                            notice=notice.to_dict())
+            for notice in notices
+        ]  # fmt: skip
+        if calls:
+            self._group_commit(calls)
+        for call in calls:
+            self._finish(call)
 
     def bury(self, message: Message, reason: str, *, deadline: float | None = None) -> None:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""

@@ -23,7 +23,7 @@ from celery.result import AsyncResult
 
 from chatbot import topology
 from chatbot.errors import BrokerUnavailable, QueueFull
-from chatbot.messages import Message, Status
+from chatbot.messages import Message, Notice, Status
 from chatbot.router import Router
 
 
@@ -107,6 +107,10 @@ class ShardedRouter:
     def report(self, status: Status, *, deadline: float | None = None) -> None:
         """Pass on what became of a part we sent; its callback begins with the user."""
         self._of(status.callback.rsplit(":", 2)[0]).report(status, deadline=deadline)
+
+    def note_all(self, notices: Sequence[Notice], *, deadline: float | None = None) -> None:
+        """Pass on what an operator must hear of, by this process's own broker: all senders write to one Redis."""
+        self._routers[self._own].note_all(notices, deadline=deadline)
 
     def bury(self, message: Message, reason: str, *, deadline: float | None = None) -> None:
         """Put ``message`` into the dead-letter queue of its user's broker."""

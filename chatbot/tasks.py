@@ -15,8 +15,8 @@ from celery import Task, shared_task
 from celery.exceptions import Reject
 
 from chatbot.errors import Discard, Permanent, Transient
-from chatbot.messages import Message, Status
-from chatbot.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
+from chatbot.messages import Message, Notice, Status
+from chatbot.router import ANSWER, MARK_READ, NOTE, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
@@ -129,6 +129,12 @@ def report(self: BotTask, message_id: str, status_name: str, status: dict[str, A
     user = self.bot.delivery.report(Status.from_dict(status))
     if user is not None:
         self.bot.router.wake_sender(user, 0)
+
+
+@shared_task(name=NOTE, base=BotTask, bind=True)
+def note(self: BotTask, kind: str, severity: str, notice: dict[str, Any]) -> None:  # noqa: ARG001
+    """Keep what an operator must hear of, and say so in the log."""
+    self.bot.notices.keep(Notice.from_dict(notice))
 
 
 @shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True)

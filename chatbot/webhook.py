@@ -52,7 +52,7 @@ def verify(name: str) -> Response:
 @blueprint.post("/webhook/<name>")
 @blueprint.post("/webhook/<name>/<path:event>")
 def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body says it too
-    """Publish every message of the body that starts a turn or moves its author, in its order."""
+    """Publish every message of the body that starts a turn or moves its author, in its order, and its notices."""
     channel = _channel(name)
     body = request.get_data(cache=False)
     channel.verify(body, request.headers.get)
@@ -63,6 +63,7 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
         if status.callback and status.status in SETTLING:
             _bot().router.report(status, deadline=deadline)
+    _bot().router.note_all([names.notice(notice) for notice in inbound.notices], deadline=deadline)
     return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)
 
 
@@ -143,7 +144,8 @@ def _too_large(error: Exception) -> tuple[Response, int]:
     for _ in range(DISCARDED_BODY_BYTES // MAX_BODY_BYTES):
         if not rest.read(MAX_BODY_BYTES):
             break
-    return _failed(error, 413)
+    channel = _bot().channels.get((request.view_args or {}).get("name", ""))
+    return _failed(ValueError(f"{error} {channel.too_large}") if channel and channel.too_large else error, 413)
 
 
 def create_app(bot: Chatbot | None = None) -> Flask:

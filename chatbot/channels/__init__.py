@@ -52,7 +52,9 @@ class Sender(Protocol):
 
 
 class Channel(Sender, Protocol):
-    """One vendor, both ways."""
+    """One vendor, both ways. ``too_large`` says what makes its webhooks larger than we take, ``""`` for nothing."""
+
+    too_large: str
 
     def challenge(self, query: Mapping[str, str]) -> str:
         """Return what the vendor wants to read back when it checks our address. Raises ``BadSignature``."""
@@ -61,7 +63,7 @@ class Channel(Sender, Protocol):
         """Return when ``body``, with what ``header(name)`` says, comes from the vendor. Raises ``BadSignature``."""
 
     def parse(self, body: bytes) -> Inbound:
-        """Return every message and status of ``body``, in its order. Raises ``BadPayload``."""
+        """Return every message, status and notice of ``body``, in its order. Raises ``BadPayload``."""
 
     def download(self, message: Message, *, limit: int) -> bytes:
         """Return the file of a message, of ``limit`` bytes at most. Raises ``Transient``, ``Permanent``."""

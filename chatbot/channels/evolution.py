@@ -1,9 +1,9 @@
 """Evolution API v2: a gateway to WhatsApp Web that many Brazilian teams run themselves.
 
-In come its webhooks (``messages.upsert``), out go calls to its REST API. What differs from
-the Cloud API: no signature (a secret header, or a token signed with ``jwt_key``), nothing of
-ours comes back in statuses (so a send in doubt is repeated once its time is over), and no
-buttons that reliably show (choices are a numbered list).
+In come its webhooks (``messages.upsert``; ``evolution_payload.py`` reads what they hold), out
+go calls to its REST API. What differs from the Cloud API: no signature (a secret header, or a
+token signed with ``jwt_key``), nothing of ours comes back in statuses (so a send in doubt is
+repeated once its time is over), and no buttons that reliably show (choices are a numbered list).
 
 A person is a phone number, a ``@lid`` where WhatsApp hides it, or both. Own messages,
 groups, channels and ``status@broadcast`` are not for us. The instance's key lies in every
@@ -26,37 +26,27 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jwt
-import structlog
 
+from chatbot.channels import evolution_payload
 from chatbot.channels.answers import json_in, retry_after
 from chatbot.channels.formatting import split, to_whatsapp
-from chatbot.channels.lenient import decode, dict_of, dicts_of, id_of, list_of, name_of, number_of, text_of, time_of
+from chatbot.channels.lenient import dict_of, dicts_of, id_of, list_of, text_of
 from chatbot.choices import as_text, offered
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Inbound, Limits, Media, Message, Part, Status
+from chatbot.messages import Inbound, Limits, Message, Part, Status
 
 if TYPE_CHECKING:
     import httpx  # loaded by the first call: the webhook makes none
 
     from chatbot.config import Settings
 
-log = structlog.get_logger(__name__)
-
 #: How long a presence is shown; the gateway answers only when it is over.
 TYPING_MILLISECONDS = 1500
 #: Where a header may carry the secret.
 SECRET_HEADERS = ("X-Webhook-Secret", "apikey")
-_STATUSES = {
-    "SERVER_ACK": "sent", "DELIVERY_ACK": "delivered", "READ": "read", "PLAYED": "played", "ERROR": "failed",
-}  # fmt: skip
-#: Message types that only wrap another one.
-_WRAPPERS = ("ephemeralMessage", "viewOnceMessage", "viewOnceMessageV2", "documentWithCaptionMessage", "editedMessage")
-#: Types that come with a file → our kind.
-_FILES = {
-    "imageMessage": "image", "videoMessage": "video", "audioMessage": "audio",
-    "documentMessage": "document", "stickerMessage": "sticker",
-}  # fmt: skip
+#: With this option each file travels inside its webhook, which then is larger than we take.
+BASE64_OFF = 'Files are fetched from the gateway: switch it off (POST /webhook/set/<instance>, "base64": false)'
 
 
 class Evolution:
@@ -64,6 +54,8 @@ class Evolution:
 
     window: float | None = None
     reopening: Part | None = None
+    #: What is likely where a body is too large, for the log.
+    too_large = f"is the base64 option of its webhook on? {BASE64_OFF}"
 
     def __init__(
         self, *, url: str, api_key: str, instance: str, webhook_secret: str, jwt_key: str, timeout: float,
@@ -121,19 +113,8 @@ class Evolution:
         return True
 
     def parse(self, body: bytes) -> Inbound:
-        """Return every message and status of the body, in its order. Raises ``BadPayload``."""
-        decoded = decode(body)
-        event = text_of(decoded.get("event")).replace("_", ".").lower()
-        instance = name_of(decoded.get("instance"))
-        data = decoded.get("data")
-        items = list_of(data) or [data]
-        if event == "messages.upsert":
-            items = list_of(dict_of(data).get("messages")) or items
-            return Inbound(tuple(filter(None, (_message(dict_of(item), instance) for item in items))))
-        if event == "messages.update":
-            return Inbound(statuses=tuple(filter(None, (_status(dict_of(item)) for item in items))))
-        log.info("webhook.unread", event_name=event[:64] if event.replace(".", "").isalpha() else "?")
-        return Inbound()
+        """Return every message, status and notice of the body, in its order. Raises ``BadPayload``."""
+        return evolution_payload.parse(body)
 
     # -- outbound ---------------------------------------------------------------
 
@@ -211,6 +192,22 @@ class Evolution:
         raise _classified(answer)
 
 
+def webhook_trouble(settings: Settings, *, timeout: float) -> str:
+    """Ask the gateway how it posts to us; return what to change, ``""`` where nothing is wrong or it does not say.
+
+    Raises ``httpx.HTTPError``.
+    """
+    import httpx
+
+    url = f"{settings.evolution_url}/webhook/find/{quote(settings.evolution_instance, safe='')}"
+    answer = httpx.get(url, headers={"apikey": secret(settings.evolution_api_key)}, timeout=timeout)
+    told = dict_of(json_in(answer)) if answer.is_success else {}
+    told = dict_of(told.get("webhook")) or told  # 1.x and some forks wrap it
+    if any(told.get(name) is True for name in ("webhookBase64", "webhook_base64", "base64")):
+        return f"the base64 option of its webhook is on: larger files are refused with 413. {BASE64_OFF}"
+    return ""
+
+
 #: What a refusal means, by its HTTP status and, for 400, by its words: there are no error codes,
 #: and whatever fails on the way out is a 400 too (``whatsapp.baileys.service.ts``).
 _REFUSALS = {
@@ -244,127 +241,6 @@ def _by_its_words(says: str, told: list[Any]) -> Transient | Permanent:
     if _FAILED.search(words):
         return OutcomeUnknown(f"{says}: it failed on the way out")
     return Permanent(says)
-
-
-# -- messages -------------------------------------------------------------------------
-
-
-def _message(item: dict[str, Any], instance: str) -> Message | None:
-    key = dict_of(item.get("key"))
-    id_, jid = id_of(key.get("id")), id_of(key.get("remoteJid"))
-    if not id_ or key.get("fromMe") is not False or not _is_person(jid):
-        return None
-    others = [id_of(holder.get(name)) for holder in (key, item) for name in ("remoteJidAlt", "senderPn", "senderLid")]
-    jids = [
-        jid,
-        *filter(_is_person, (other if "@" in other else f"{other}@s.whatsapp.net" for other in others if other)),
-    ]
-    phone = next((_phone(known) for known in jids if known.endswith("@s.whatsapp.net")), "")
-    lid = next((known for known in jids if known.endswith("@lid")), "")
-    kind, content, holder = _content(dict_of(item.get("message")))
-    context = dict_of(holder.get("contextInfo")) or dict_of(item.get("contextInfo"))
-    return Message(
-        user=phone or lid,
-        id=id_,
-        text=_text(kind, content),
-        kind=kind,
-        channel="evolution",
-        account=instance,
-        phone=phone,
-        bsuid=lid,
-        name=name_of(item.get("pushName")),
-        sent_at=time_of(_low(item.get("messageTimestamp"))),
-        media=_media(id_, kind, content) if kind in _FILES.values() else None,
-        quoted=id_of(context.get("stanzaId")) or id_of(dict_of(content.get("key")).get("id")),
-    )
-
-
-def _is_person(jid: str) -> bool:
-    return jid.endswith(("@s.whatsapp.net", "@lid")) and bool(jid.partition("@")[0])
-
-
-def _phone(jid: str) -> str:
-    """Return the number of a jid; a ``:`` names one of the person's devices."""
-    return jid.partition("@")[0].partition(":")[0]
-
-
-def _low(timestamp: Any) -> Any:
-    """Return the seconds of a timestamp that may be protobuf's 64-bit ``{low, high}``."""
-    return timestamp.get("low") if isinstance(timestamp, dict) else timestamp
-
-
-_KINDS = {
-    "conversation": "text", "extendedTextMessage": "text", **_FILES,
-    "locationMessage": "location", "liveLocationMessage": "location",
-    "contactMessage": "contacts", "contactsArrayMessage": "contacts",
-    "buttonsResponseMessage": "interactive", "templateButtonReplyMessage": "interactive",
-    "listResponseMessage": "interactive", "interactiveResponseMessage": "interactive",
-    "reactionMessage": "reaction",
-}  # fmt: skip
-#: ``protocolMessage.type``: what became of an earlier message.
-_PROTOCOL = {"REVOKE": "revoke", "0": "revoke", "MESSAGE_EDIT": "edit", "14": "edit"}
-
-
-def _content(message: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the kind, what it holds, and where its context lies; wrappers are taken off."""
-    for _ in range(len(_WRAPPERS)):
-        inner = next((dict_of(dict_of(message.get(name)).get("message")) for name in _WRAPPERS if name in message), {})
-        if not inner:
-            break
-        message = inner
-    if "protocolMessage" in message:
-        told = dict_of(message["protocolMessage"])
-        return _PROTOCOL.get(text_of(told.get("type")), "system"), told, told
-    if "pollUpdateMessage" in message:
-        return "system", {}, {}
-    for name, kind in _KINDS.items():
-        if name in message:
-            content = message[name]
-            return kind, {"text": content} if isinstance(content, str) else dict_of(content), dict_of(content)
-    return "unsupported", {}, {}
-
-
-def _text(kind: str, content: dict[str, Any]) -> str:
-    """Return what an agent can read."""
-    if kind == "location":
-        return _location(content)
-    if kind == "contacts":
-        cards = dicts_of(content.get("contacts")) or [content]
-        people = ", ".join(filter(None, (text_of(card.get("displayName")) for card in cards)))
-        return f"Enviei um contato: {people}" if people else ""
-    if kind == "interactive":
-        body = dict_of(content.get("body"))
-        said = (
-            content.get("selectedDisplayText"),
-            content.get("title"),
-            body.get("text"),
-            content.get("selectedButtonId"),
-        )
-        return next(filter(None, map(text_of, said)), "")
-    return text_of(content.get("text")) or text_of(content.get("caption"))
-
-
-def _location(content: dict[str, Any]) -> str:
-    place = ", ".join(filter(None, (text_of(content.get("name")), text_of(content.get("address")))))
-    latitude, longitude = number_of(content.get("degreesLatitude")), number_of(content.get("degreesLongitude"))
-    at = f"latitude {latitude}, longitude {longitude}" if latitude and longitude else ""
-    where = f"{place} ({at})" if place and at else place or at
-    return f"Enviei minha localização: {where}" if where else ""
-
-
-def _media(id_: str, kind: str, content: dict[str, Any]) -> Media:
-    return Media(
-        id=id_,
-        mime_type=name_of(content.get("mimetype")),
-        filename=name_of(content.get("fileName")),
-        voice=kind == "audio" and content.get("ptt") is True,
-    )
-
-
-def _status(item: dict[str, Any]) -> Status | None:
-    id_ = id_of(item.get("keyId")) or id_of(dict_of(item.get("key")).get("id"))
-    status = _STATUSES.get(text_of(item.get("status")).upper())
-    return Status(message_id=id_, status=status) if id_ and status else None
 
 
 def _address(to: Message) -> str:

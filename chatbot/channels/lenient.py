@@ -96,10 +96,10 @@ def name_of(value: Any) -> str:
     return text_of(value)[:LONGEST_NAME]
 
 
-def id_of(value: Any) -> str:
-    """Return an id; one over ``LONGEST_ID`` characters, or that cannot be printed, is none."""
+def id_of(value: Any, *, longest: int = LONGEST_ID) -> str:
+    """Return an id; one over ``longest`` characters, or that cannot be printed, is none."""
     id_ = text_of(value).strip()
-    return id_ if len(id_) <= LONGEST_ID and id_.isprintable() else ""
+    return id_ if len(id_) <= longest and id_.isprintable() else ""
 
 
 def phone_of(value: Any) -> str:

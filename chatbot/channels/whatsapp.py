@@ -41,6 +41,8 @@ WINDOW_SECONDS = 86_400.0
 class WhatsApp:
     """One of our numbers on the Cloud API. ``timeout`` in seconds bounds every call."""
 
+    too_large = ""
+
     def __init__(
         self,
         *,
@@ -107,7 +109,7 @@ class WhatsApp:
             raise BadSignature("the signature is missing or wrong (CHATBOT_WHATSAPP_APP_SECRET)")
 
     def parse(self, body: bytes) -> Inbound:
-        """Return every message and status of the body, in its order. Raises ``BadPayload``."""
+        """Return every message, status and notice of the body, in its order. Raises ``BadPayload``."""
         return cloud_payload.parse(body)
 
     def download(self, message: Message, *, limit: int) -> bytes:
@@ -147,6 +149,8 @@ class WhatsApp:
 
     def mark_read(self, to: Message, *, typing: bool) -> None:
         """Mark ``to`` as read, with the typing indicator where asked (25 s, or until the reply)."""
+        if to.kind == "payment":  # a status told of it: no message of theirs is there to be read
+            return
         indicator = {"typing_indicator": {"type": "text"}} if typing else {}
         self._call(to, {"status": "read", "message_id": to.id_at_provider, **indicator})
 

@@ -10,9 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from chatbot.channels.cloud_notices import FIELDS
 from chatbot.channels.cloud_payload import parse
 from chatbot.errors import BadPayload
-from chatbot.messages import Inbound, Media, Message, Status
+from chatbot.messages import Inbound, Media, Message, Notice, Pricing, Status
 from tests.payloads import FIXTURES, PAYLOADS, body_of, counts, places, put
 
 FROM = {"from": "5511999990001"}
@@ -93,11 +94,18 @@ def test_every_type_reads_as_documented():
         "wamid.call": "",
         "wamid.order": "Fiz um pedido: 2 × BOLO-1, 10 × PAO-9. Para sábado",
         "wamid.product": "Ainda tem?",
+        "wamid.product_asked": "Pergunto sobre o produto BOLO-1. Tem para hoje?",
+        "wamid.paying": "Escolhi pagar com offsite_card_pay, cartão final 4242, pedido PED-7.",
         "wamid.ad": "Olá, vi o anúncio",
         "wamid.forward": "olha isso",
         "wamid.reaction": "👍",
         "wamid.unreaction": "",
         "wamid.edit": "Quero dois",
+        "wamid.unsupported_edit": "",
+        "wamid.unsupported_pin": "",
+        "wamid.unsupported_keep_in_chat": "",
+        "wamid.unsupported_poll_update": "",
+        "wamid.unsupported_reaction": "",
         "wamid.revoke": "",
         "wamid.welcome": "",
         "wamid.ephemeral": "",
@@ -105,12 +113,15 @@ def test_every_type_reads_as_documented():
         "wamid.bsuid": "",
         "wamid.customer": "",
         "wamid.from_new": "",
+        "wamid.sentence": "",
         "wamid.identity": "",
         "wamid.unsupported": "",
         "wamid.unknown": "",
         "wamid.poll": "",
         "wamid.typeless": "",
+        "wamid.group_invite": "",
         "wamid.username": "oi",
+        "wamid.bsuid_from": "oi",
         "wamid.group": "oi, grupo",
         "wamid.person": "oi",
         "wamid.beside": "e eu?",
@@ -122,7 +133,8 @@ def test_only_what_asks_for_an_answer_starts_a_turn():
     silent = {m.id.removeprefix("wamid.") for m in messages if not m.starts_turn}
     assert silent == {
         "reaction", "unreaction", "edit", "revoke", "welcome", "ephemeral", "call", "group",
-        "number", "bsuid", "customer", "from_new", "identity",
+        "unsupported_edit", "unsupported_pin", "unsupported_keep_in_chat", "unsupported_poll_update",
+        "unsupported_reaction", "number", "bsuid", "customer", "from_new", "identity", "sentence",
     }  # fmt: skip
 
 
@@ -163,16 +175,37 @@ def test_what_led_to_a_message_is_told_to_the_agent():
     assert fixture("text_quoted").messages[0].told == "Quero esse aí ☕"
 
 
-def test_who_changed_number_or_id_is_named_by_the_old_one():
+def test_who_changed_number_or_id_is_named_by_the_old_one_from_fields_and_never_from_the_sentence():
+    """The sentence holds the profile's name: "changed from <another's number> to …" would take their conversation."""
     moves = {m.id: (m.user, m.phone, m.bsuid, m.moved_to) for m in fixture("moved").messages}
     old, bsuid = "5511999990001", "BR.90000000000000000001"
     assert moves == {
-        "wamid.number": (old, old, "", "5511977770003"),
+        "wamid.number": (old, old, "BR.90000000000000000003", "5511977770003"),
         "wamid.bsuid": (bsuid, "", bsuid, "BR.90000000000000000002"),
         "wamid.customer": (old, old, "", "5511977770004"),
-        "wamid.from_new": (old, old, "", "5511977770005"),
+        "wamid.from_new": ("", "", "", "5511977770005"),
         "wamid.identity": (old, old, "", ""),
+        "wamid.sentence": ("", "", "", "BR.90000000000000000005"),
     }
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ({"system": {"wa_id": "552", "user_id": "BR.2", "previous_user_id": "BR.1"}}, ("BR.1", "", "BR.1", "552")),
+        ({"from": "551", "system": {"wa_id": "552", "user_id": "BR.2", "previous_user_id": "BR.1"}},
+         ("551", "551", "BR.1", "552")),
+        ({"from": "552", "system": {"wa_id": "552", "user_id": "BR.2", "previous_user_id": "BR.1"}},
+         ("BR.1", "", "BR.1", "552")),
+        ({"from": "BR.1", "system": {"user_id": "BR.2"}}, ("BR.1", "", "BR.1", "BR.2")),
+        ({"from_user_id": "BR.2", "system": {"user_id": "BR.2", "previous_user_id": "BR.1"}},
+         ("BR.1", "", "BR.1", "BR.2")),
+    ],
+)  # fmt: skip
+def test_a_mover_is_who_the_fields_say(item, expected):
+    system = {"type": "user_changed_user_id", **item["system"]}
+    [moved] = read([{"id": "m", "type": "system", **item, "system": system}]).messages
+    assert (moved.user, moved.phone, moved.bsuid, moved.moved_to) == expected
 
 
 @pytest.mark.parametrize(
@@ -194,13 +227,156 @@ def test_a_group_is_named_and_not_served():
     assert (person.group, person.starts_turn) == ("", True)
 
 
-def test_statuses_say_what_became_of_our_messages():
+def test_statuses_say_what_became_of_our_messages_and_what_it_costs():
+    free = Pricing("service", "free_customer_service", "PMP")
     assert fixture("statuses").statuses == (
-        Status("wamid.out1", "sent", recipient="5511999990001", callback="5511999990001:7:0"),
+        Status("wamid.out1", "sent", recipient="5511999990001", callback="5511999990001:7:0", pricing=free),
         Status("wamid.out2", "failed", recipient="5511999990001", error_code=131047),
         Status("wamid.out3", "read", recipient="BR.90000000000000000007"),
         Status("wamid.out4", "invented_next"),
     )
+
+
+def test_an_ad_leaves_its_click():
+    ad, forwarded = fixture("ad_and_forward").messages
+    assert (ad.ctwa_clid, forwarded.ctwa_clid) == ("ARA", "")
+    assert read_one({"referral": {"ctwa_clid": "x" * 513}}).ctwa_clid == "", "half of one says nothing"
+
+
+def test_what_can_not_be_shown_to_us_is_answered_and_what_was_done_to_a_message_is_not():
+    kinds = {m.id: m.kind for name in ("silent", "unsupported") for m in fixture(name).messages}
+    assert kinds["wamid.unsupported_edit"] == "edit"
+    assert kinds["wamid.unsupported_poll_update"] == "poll_update"
+    assert kinds["wamid.group_invite"] == kinds["wamid.unsupported"] == "unsupported"
+
+
+# -- payments --------------------------------------------------------------------
+
+PAID = {
+    "id": "wamid.details", "status": "captured", "type": "payment", "recipient_id": "5511999990001",
+    "timestamp": "1700000000", "biz_opaque_callback_data": "5511999990001:7:0",
+    "payment": {"reference_id": "PED-7", "amount": {"value": 21000, "offset": 100}, "currency": "BRL"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ("captured", "O pagamento do pedido PED-7 (BRL 210.00) foi confirmado."),
+        ("failed", "O pagamento do pedido PED-7 (BRL 210.00) não foi concluído."),
+        ("pending", ""),
+    ],
+)
+def test_a_payment_is_said_to_the_agent_and_is_no_status_of_a_message(status, text):
+    """Read as a status, a payment that failed would be a reply that failed."""
+    inbound = read([], statuses=[{**PAID, "status": status}, STATUS])
+    [paid] = inbound.messages
+    assert (paid.user, paid.text, paid.starts_turn, paid.sent_at) == ("5511999990001", text, bool(text), 1.7e9)
+    assert paid.id == f"payment.{status}.wamid.details", "each state is a message of its own"
+    assert [s.message_id for s in inbound.statuses] == ["w1"]
+
+
+@pytest.mark.parametrize("payment", [None, [], {}, {"amount": 7}, {"amount": {"value": 1, "offset": 0}}])
+def test_a_payment_without_details_is_one_all_the_same(payment):
+    [paid] = read([], statuses=[{**PAID, "payment": payment}]).messages
+    assert paid.text == "O pagamento foi confirmado."
+
+
+def test_the_stored_card_of_a_person_is_kept_from_the_agent():
+    paying = next(m for m in fixture("order_and_product").messages if m.id == "wamid.paying")
+    assert "cred-secret" not in paying.to_json()
+    assert (paying.starts_turn, paying.quoted) == (True, "wamid.details")
+
+
+# -- notices ---------------------------------------------------------------------
+
+
+def test_what_an_operator_must_hear_of_is_a_notice():
+    waba, number, at = "200000000000001", "100000000000001", 1767225600.0
+    told = [(n.kind, n.account, n.at, n.severity, n.summary) for n in fixture("notices").notices]
+    assert told == [
+        ("account_update", waba, at, "critical", "account_update ACCOUNT_RESTRICTION"),
+        ("account_update", waba, at, "info", "account_update DISABLED_UPDATE"),
+        ("account_alerts", waba, at, "warning", "account_alerts INCREASED_CAPABILITIES_ELIGIBILITY_DEFERRED"),
+        ("phone_number_quality_update", waba, at, "info", "phone_number_quality_update THROUGHPUT_UPGRADE"),
+        ("message_template_status_update", waba, at, "warning", "message_template_status_update REJECTED"),
+        ("business_capability_update", waba, at, "info", "business_capability_update"),
+        ("security", waba, at, "warning", "security PIN_RESET_REQUEST"),
+        ("user_preferences", number, at, "info", "user_preferences stop"),
+        ("user_preferences", number, at, "info", "user_preferences resume"),
+        ("smb_message_echoes", number, at, "info", "smb_message_echoes echo text"),
+        ("smb_message_echoes", number, at, "info", "smb_message_echoes echo edit"),
+        ("standby", number, at, "info", "standby message text"),
+        ("standby", number, at, "info", "standby echo text"),
+        ("messaging_handovers", number, at, "info", "messaging_handovers control_passed"),
+        ("calls", number, at, "info", "calls connect USER_INITIATED"),
+        ("calls", number, at, "info", "calls terminate BUSINESS_INITIATED COMPLETED"),
+    ]
+    assert not fixture("notices").messages, "what goes to another is nothing to answer"
+
+
+def test_a_notice_about_a_person_says_who_and_what():
+    ana, bsuid = ("5511999990001", ""), ("", "BR.90000000000000000007")
+    told = [(n.phone, n.bsuid, n.message_id, n.text) for n in fixture("notices").notices if n.phone or n.bsuid]
+    assert told == [
+        (*ana, "", ""),
+        (*bsuid, "", ""),
+        (*ana, "wamid.staff", "Aqui é o João"),
+        (*bsuid, "wamid.staff_edit", "Aqui é a Ana"),
+        ("5511999990001", "BR.90000000000000000001", "wamid.to_agent", "Têm bolo?"),
+        (*ana, "wamid.by_agent", "Temos sim"),
+        (*ana, "", ""),
+        (*ana, "wacid.in", ""),
+        (*ana, "wacid.out", ""),
+    ]
+
+
+def test_a_notice_keeps_what_an_operator_needs_to_know():
+    details = {n.summary: n.details for n in fixture("notices").notices}
+    assert details["account_update ACCOUNT_RESTRICTION"] == {
+        "event": "ACCOUNT_RESTRICTION",
+        "restriction_info.0.restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING",
+        "restriction_info.0.expiration": "1767312000",
+    }
+    assert details["message_template_status_update REJECTED"]["message_template_name"] == "voltamos"
+    assert details["user_preferences stop"] == {"category": "marketing_messages", "value": "stop"}
+    assert details["messaging_handovers control_passed"]["previous_owner_app_role"] == "meta_business_agent"
+    assert details["smb_message_echoes echo edit"]["original_message_id"] == "wamid.staff"
+
+
+def test_echoes_and_calls_come_among_messages_too():
+    assert [(n.kind, n.message_id) for n in fixture("other_fields").notices] == [
+        ("smb_message_echoes", "wamid.echo1"),
+        ("account_alerts", ""),
+        ("smb_message_echoes", "wamid.echo2"),
+        ("calls", "wacid.1"),
+    ]
+
+
+def changes(*pairs: tuple[str, Any]) -> Inbound:
+    body = {"entry": [{"id": "9", "changes": [{"field": field, "value": value} for field, value in pairs]}]}
+    return parse(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+@pytest.mark.parametrize("value", [None, [], "x", {"event": 7}, {"message_echoes": [None, {}, {"id": []}], "calls": 1}])
+def test_a_notice_that_is_not_as_documented_costs_no_neighbour(field, value):
+    preference = {"user_preferences": [{"wa_id": "551", "value": "stop"}]}
+    assert changes((field, value), ("user_preferences", preference)).notices[-1].phone == "551"
+
+
+def test_a_notice_is_bounded_and_its_summary_holds_fixed_words_only():
+    """A summary is logged: no number or text may come in by what Meta calls an event."""
+    wide = {
+        "event": "call +55 11 99999-0001",
+        **{f"k{n}": "x" * 5000 for n in range(500)},
+        "deep": {"a": {"b": {"c": {}}}},
+    }
+    echo = {"id": "e", "to": "551", "type": "text", "text": {"body": "y" * 100_000}}
+    account, written = changes(("account_update", wide), ("smb_message_echoes", {"message_echoes": [echo]})).notices
+    assert account.summary == "account_update"
+    assert len(account.to_json()) < 12_000
+    assert len(written.text) == 4096
 
 
 def test_errors_and_unread_fields_are_logged_by_code_and_name():
@@ -211,8 +387,7 @@ def test_errors_and_unread_fields_are_logged_by_code_and_name():
     events = [(entry["event"], entry.get("fields") or entry.get("codes") or entry.get("items")) for entry in logged]
     assert events == [
         ("webhook.errors", [130429]),
-        ("webhook.unread",
-         ["account_alerts", "history", "messages.calls", "messages.message_echoes", "smb_message_echoes"]),
+        ("webhook.unread", ["history"]),
         ("message.errors", [131051]),
         ("message.errors", [131060]),
         ("webhook.skipped", 3),
@@ -294,6 +469,14 @@ def test_a_lone_contact_never_gives_its_number_to_somebody_else():
 @pytest.mark.parametrize("written", ["5511999990001", "+5511999990001", " 5511999990001 ", 5511999990001])
 def test_one_number_is_one_user_however_it_is_written(written):
     assert read_one({"from": written}).user == "5511999990001"
+
+
+@pytest.mark.parametrize("written", ["BR.1234567890", "US.ENT.11815799212886844830", " BR.1234567890 "])
+def test_a_bsuid_where_a_phone_number_used_to_be_is_a_bsuid(written):
+    message = read_one({"from": written, "type": "text", "text": {"body": "oi"}})
+    assert (message.user, message.phone, message.bsuid) == (written.strip(), "", written.strip())
+    [known] = read([{**FINE, "from": written}], contacts=[{"wa_id": written, "profile": {"name": "Ana"}}]).messages
+    assert (known.phone, known.bsuid, known.name) == ("", written.strip(), "Ana")
 
 
 @pytest.mark.parametrize("nobody", [" ", "+", None, True, 1.5, [], {}])
@@ -415,3 +598,12 @@ def test_whatever_one_status_holds_the_next_one_arrives(where, value):
     assert inbound.statuses[-1] == Status("w2", "sent")
     for status in inbound.statuses:
         assert Status.from_json(status.to_json().encode().decode()) == status
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), value=odd)
+def test_whatever_one_notice_holds_it_can_travel(data, value):
+    body = json.loads(body_of(FIXTURES / "notices.json"))
+    body = put(body, data.draw(st.sampled_from(list(places(body)))), value)
+    for notice in parse(json.dumps(body).encode() if isinstance(body, dict) else b"{}").notices:
+        assert Notice.from_json(notice.to_json().encode().decode()) == notice
