@@ -7,7 +7,7 @@ out none of another: each kind keeps its newest ``MOST``, none longer than ``KEP
 
 ===========================  ====  ==========================================================
 ``chatbot:notices``          set   the kinds there are
-``chatbot:notices:<kind>``   zset  notice as JSON → Unix time it speaks of, else when it came
+``chatbot:notices:<kind>``   zset  notice as JSON → Unix time it came first
 ``chatbot:counts``           hash  event → how often it happened; here ``notice.<severity>``
 ===========================  ====  ==========================================================
 
@@ -46,7 +46,7 @@ class Notices:
         with reachable():
             now = redis_time(self._redis)
             pipe = self._redis.pipeline(transaction=True)
-            pipe.zadd(key, {notice.to_json(): min(notice.at, now) or now}, nx=True)
+            pipe.zadd(key, {notice.to_json(): now}, nx=True)
             pipe.zremrangebyscore(key, "-inf", now - KEPT_SECONDS)
             pipe.zremrangebyrank(key, 0, -MOST - 1)
             pipe.expire(key, KEPT_SECONDS)
@@ -59,11 +59,12 @@ class Notices:
         return new
 
     def kept(self) -> list[Notice]:
-        """Return the notices of every kind, the newest last."""
+        """Return the notices of every kind by the time they speak of, else that they came; the newest last."""
         with reachable():
             kinds = sorted(self._redis.smembers(KINDS))
             found = [pair for kind in kinds for pair in self._redis.zrange(f"{KINDS}:{kind}", 0, -1, withscores=True)]
-        return [Notice.from_json(stored) for stored, _ in sorted(found, key=lambda pair: pair[1])]
+        dated = [(notice.at or came, notice) for notice, came in ((Notice.from_json(n), came) for n, came in found)]
+        return [notice for _, notice in sorted(dated, key=lambda pair: pair[0])]
 
 
 def line(notice: Notice) -> str:

@@ -63,7 +63,8 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
         if status.callback and status.status in SETTLING:
             _bot().router.report(status, deadline=deadline)
-    _bot().router.note_all([names.notice(notice) for notice in inbound.notices], deadline=deadline)
+    if inbound.notices:
+        _bot().router.note_all([names.notice(notice) for notice in inbound.notices], deadline=deadline)
     return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)
 
 

@@ -45,6 +45,8 @@ _KEYS = [
     "entry", "changes", "field", "value", "messages", "statuses", "contacts", "errors", "metadata", "id", "from",
     "from_user_id", "user_id", "wa_id", "type", "text", "body", "image", "audio", "context", "referral", "group_id",
     "system", "interactive", "location", "order", "reaction", "edit", "timestamp", "code", "", "\ud800", "x" * 300,
+    "unsupported", "previous_user_id", "product", "payment_method", "payment", "pricing", "ctwa_clid", "event",
+    "message_echoes", "calls", "standby", "message", "to", "user_preferences", "alert_info", "sender", "time",
 ]  # fmt: skip
 
 
@@ -117,7 +119,8 @@ def _among(rng: Random, numbers: Iterator[int]) -> dict[str, Any]:
             _change(rng, odd)
         value["messages"].insert(rng.randrange(3), odd)
     if rng.random() < 0.5:
-        value[rng.choice(("contacts", "statuses", "errors", "metadata", "calls", "\ud800"))] = _odd_value(rng)
+        beside = ("contacts", "statuses", "errors", "metadata", "calls", "message_echoes", "\ud800")
+        value[rng.choice(beside)] = _odd_value(rng)
     return entry
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chatbot import topology
-from chatbot.messages import Message, Status
+from chatbot.messages import Message, Notice, Status
 
 
 class Router:
@@ -15,11 +15,12 @@ class Router:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.reports: list[Status] = []
+        self.notices: list[Notice] = []
         self.buried: list[Message] = []
 
     def forget(self) -> None:
         """Begin anew."""
-        self.messages, self.reports, self.buried = [], [], []
+        self.messages, self.reports, self.notices, self.buried = [], [], [], []
 
     def deadline(self) -> float:
         """Return a deadline nobody looks at."""
@@ -40,6 +41,10 @@ class Router:
     def report(self, status: Status, *, deadline: float) -> None:
         """Keep the status."""
         self.reports.append(status)
+
+    def note_all(self, notices: Iterable[Notice], *, deadline: float) -> None:
+        """Keep the notices."""
+        self.notices += notices
 
     def bury(self, message: Message, reason: str, *, deadline: float) -> None:
         """Keep the message as a dead letter."""

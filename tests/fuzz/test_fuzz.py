@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatbot.channels.cloud_notices import FIELDS
 from chatbot.channels.evolution import Evolution
 from chatbot.webhook import MAX_BODY_BYTES
 from tests.fuzz.fuzz import Target, check, check_messages
@@ -25,11 +26,14 @@ CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 TYPES = [
     "text", "image", "video", "audio", "voice", "document", "sticker", "location", "contacts", "interactive", "button",
     "reaction", "order", "system", "edit", "revoke", "unsupported", "ephemeral", "request_welcome", "hologram",
+    "pin", "payment",
 ]  # fmt: skip
 KEYS = [
     "id", "from", "from_user_id", "timestamp", "context", "referral", "group_id", "errors", "body", "caption", "url",
     "latitude", "longitude", "name", "button_reply", "nfm_reply", "product_items", "wa_id", "new_wa_id", "user_id",
     "customer", "emoji", "message_id", "original_message_id", "message", "phones", "voice", "mime_type", "code",
+    "type", "product", "payment_method", "reference_id", "amount", "offset", "value", "previous_user_id", "ctwa_clid",
+    "event", "alert_info", "direction", "to", "text", "sender", "recipient", "category", "pricing_model",
 ]  # fmt: skip
 
 
@@ -67,12 +71,17 @@ message = st.builds(
     st.sampled_from(TYPES),
     or_odd(content | st.lists(content, max_size=2)),
 )
-status = shape(id=ids, status=st.sampled_from(["sent", "failed"]), recipient_id=ids, errors=st.lists(content))
+status = shape(
+    id=ids, status=st.sampled_from(["sent", "failed", "captured"]), type=st.sampled_from(["payment", "message"]),
+    recipient_id=ids, errors=st.lists(content), payment=content, pricing=content,
+)  # fmt: skip
 value = shape(
     metadata=content, contacts=st.lists(content, max_size=2), messages=st.lists(or_odd(message), max_size=3),
     statuses=st.lists(or_odd(status), max_size=2), errors=st.lists(content, max_size=2),
+    message_echoes=st.lists(or_odd(message), max_size=2), calls=st.lists(content, max_size=2), standby=content,
+    user_preferences=st.lists(content, max_size=2), event=st.text(max_size=4), alert_info=content,
 )  # fmt: skip
-change = shape(field=st.sampled_from(["messages", "history", "smb_message_echoes"]), value=value)
+change = shape(field=st.sampled_from(["messages", "history", *sorted(FIELDS)]), value=value)
 entry = shape(id=ids, changes=st.lists(or_odd(change), max_size=2))
 
 
@@ -150,8 +159,15 @@ GATEWAY_ITEMS: list[Any] = [
         {"reactionMessage": {"text": "👍", "key": {"id": "y"}}},
         {"protocolMessage": {"type": "REVOKE", "key": {"id": "y"}}},
         {"pollUpdateMessage": {}},
+        {"associatedChildMessage": {"message": {"imageMessage": {"caption": "olha"}, "messageContextInfo": {}}}},
+        {"viewOnceMessageV2Extension": {"message": {"audioMessage": {"ptt": True}}}},
+        {"lottieStickerMessage": {"message": {"stickerMessage": {"mimetype": "application/was"}}}},
+        {"ptvMessage": {"mimetype": "video/mp4"}},
+        {"secretEncryptedMessage": {"targetMessageKey": {"id": "y"}}},
+        {"senderKeyDistributionMessage": {}, "messageContextInfo": {}},
     )
 ]  # fmt: skip
+GATEWAY_STATE = {"state": "close", "statusReason": 401}
 GATEWAY_STATUS = {"keyId": "x", "key": {"id": "x"}, "status": "READ"}
 GATEWAY_GOOD = {
     "key": {"id": "good-0", "remoteJid": "5511900000000@s.whatsapp.net", "fromMe": False},
@@ -174,9 +190,14 @@ def test_good_messages_of_the_gateway_come_out_whatever_stands_beside_them(item)
 
 
 def test_whatever_else_the_gateway_posts_is_read_without_an_error():
-    for event, item in (("messages.upsert", GATEWAY_ITEMS[0]), ("messages.update", GATEWAY_STATUS)):
-        for changed in each_oddly({"event": event, "instance": "loja", "data": item}):
+    posted = [
+        ("messages.upsert", GATEWAY_ITEMS[0]),
+        ("messages.update", GATEWAY_STATUS),
+        ("connection.update", GATEWAY_STATE),
+    ]
+    for event, item in posted:
+        for changed in each_oddly({"event": event, "instance": "loja", "data": item, "date_time": "2026-01-01T00:00Z"}):
             inbound = GATEWAY.parse(encoded(changed))
             check_messages(list(inbound.messages), ())
-            for status in inbound.statuses:
-                json.dumps(status.to_dict(), allow_nan=False).encode()
+            for told in (*inbound.statuses, *inbound.notices):
+                json.dumps(told.to_dict(), allow_nan=False).encode()

@@ -7,15 +7,18 @@ import json
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
 import jwt
 import pytest
+from structlog.testing import capture_logs
 from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
 
 from chatbot.app import Chatbot
-from chatbot.channels.evolution import Evolution, _classified
+from chatbot.channels.evolution import Evolution, _classified, webhook_trouble
 from chatbot.config import Settings, SettingsError, load
 from chatbot.errors import (
     BadPayload,
@@ -30,6 +33,7 @@ from chatbot.messages import Media, Message, Part
 from chatbot.simulator import Instance, Simulator, create_app
 from chatbot.simulator.faults import Fault
 from chatbot.simulator.files import File
+from chatbot.webhook import MAX_BODY_BYTES
 from chatbot.webhook import create_app as create_webhook
 
 ANA = "5511999990001"
@@ -79,6 +83,16 @@ def test_a_text_is_a_message_of_its_author():
         ({"buttonsResponseMessage": {"selectedDisplayText": "Sim", "selectedButtonId": "1"}}, "interactive", "Sim"),
         ({"templateButtonReplyMessage": {"selectedDisplayText": "Sim"}}, "interactive", "Sim"),
         ({"listResponseMessage": {"title": "Azul"}}, "interactive", "Azul"),
+        ({"listResponseMessage": {"title": "Manhã", "description": "das 8h às 12h"}}, "interactive",
+         "Manhã: das 8h às 12h"),
+        ({"associatedChildMessage": {"message": {"imageMessage": {"caption": "a 2"}, "messageContextInfo": {}}},
+          "messageContextInfo": {}}, "image", "a 2"),
+        ({"viewOnceMessageV2Extension": {"message": {"audioMessage": {"ptt": True}}}}, "audio", ""),
+        ({"ptvMessage": {"mimetype": "video/mp4"}}, "video", ""),
+        ({"lottieStickerMessage": {"message": {"stickerMessage": {"mimetype": "application/was"}}}}, "sticker", ""),
+        ({"wrapperOfNextYear": {"message": {"ephemeralMessage": {"message": {"conversation": "oi"}}}}}, "text", "oi"),
+        ({"senderKeyDistributionMessage": {}, "conversation": "oi"}, "text", "oi"),
+        ({"senderKeyDistributionMessage": {}, "newKindMessage": {}}, "unsupported", ""),
         ({"interactiveResponseMessage": {"body": {"text": "Verde"}}}, "interactive", "Verde"),
         ({"contactMessage": {"displayName": "João"}}, "contacts", "Enviei um contato: João"),
         (
@@ -101,6 +115,14 @@ def test_every_type_is_read(message, kind, text):
         ({"protocolMessage": {"type": "REVOKE", "key": {"id": "M0"}}}, "revoke"),
         ({"protocolMessage": {"type": 14}}, "edit"),
         ({"pollUpdateMessage": {}}, "system"),
+        ({"albumMessage": {"expectedImageCount": 2}}, "album"),
+        ({"secretEncryptedMessage": {"targetMessageKey": {"id": "M0"}}}, "edit"),
+        ({"encReactionMessage": {}}, "reaction"),
+        ({"pinInChatMessage": {"key": {"id": "M0"}}}, "pin"),
+        ({"keepInChatMessage": {"key": {"id": "M0"}}}, "keep_in_chat"),
+        ({"callLogMesssage": {"isVideo": True}}, "call"),
+        ({"senderKeyDistributionMessage": {"groupId": "x"}, "messageContextInfo": {}}, "system"),
+        ({"ephemeralMessage": {"message": {"pinInChatMessage": {}}}}, "pin"),
     ],
 )
 def test_what_asks_for_no_answer_starts_no_turn(message, kind):
@@ -155,6 +177,98 @@ def test_statuses_are_read_and_other_events_ignored():
     assert evolution().parse(body({"state": "open"}, event="connection.update")).messages == ()
     with pytest.raises(BadPayload):
         evolution().parse(b"[]")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"ptvMessage": {"mimetype": "video/mp4"}},
+        {"lottieStickerMessage": {"message": {"stickerMessage": {"mimetype": "video/mp4"}}}},
+        {"associatedChildMessage": {"message": {"imageMessage": {"mimetype": "video/mp4"}}}},
+        {"viewOnceMessageV2Extension": {"message": {"audioMessage": {"mimetype": "video/mp4"}}}},
+    ],
+)
+def test_files_that_come_wrapped_are_files(message):
+    [read] = parse(item(message))
+    assert read.media == Media("M1", "video/mp4")
+
+
+def test_an_instance_that_lost_its_phone_is_a_notice():
+    posted = json.loads(body({"state": "close", "statusReason": 401}, event="connection.update"))
+    posted["date_time"] = "2026-01-01T00:00:00.000Z"
+    [notice] = evolution().parse(json.dumps(posted).encode()).notices
+    assert (notice.kind, notice.account, notice.at, notice.severity) == (
+        "connection", "loja", 1_767_225_600.0, "critical",
+    )  # fmt: skip
+    assert notice.details == {"state": "close", "statusReason": "401"}
+    assert KEY not in notice.to_json()
+
+
+# -- its base64 option --------------------------------------------------------------
+
+
+def test_files_that_travel_in_webhooks_are_named_in_the_log_and_still_read():
+    with capture_logs() as logged:
+        [read] = parse(item({"imageMessage": {"caption": "olha"}, "base64": "AAAA"}))
+        parse(item({"imageMessage": {"caption": "olha"}}))
+    assert (read.text, read.media) == ("olha", Media("M1"))
+    assert [entry["event"] for entry in logged] == ["webhook.base64"]
+
+
+def test_a_body_that_is_too_large_says_what_is_likely(client):
+    answer = client.post("/webhook/evolution", data=b" " * (MAX_BODY_BYTES + 1), headers={"X-Webhook-Secret": "shh"})
+    assert answer.status_code == 413
+    assert "base64 option" in answer.json["error"]
+    answer = client.post("/webhook/whatsapp", data=b" " * (MAX_BODY_BYTES + 1))
+    assert (answer.status_code, "base64" in answer.json["error"]) == (413, False)
+
+
+@pytest.mark.parametrize(
+    ("told", "trouble"),
+    [
+        ({"enabled": True, "webhookBase64": True}, True),
+        ({"webhook": {"base64": True}}, True),
+        ({"webhookBase64": False}, False),
+        (None, False),
+        ([], False),
+    ],
+)
+def test_the_option_is_found_on_the_gateway(told, trouble):
+    asked = []
+
+    @Request.application
+    def gateway(request):
+        asked.append((request.path, request.headers.get("apikey")))
+        return Response(json.dumps(told), content_type="application/json")
+
+    with serving(gateway) as url:
+        said = webhook_trouble(settings(url), timeout=5)
+    assert asked == [("/webhook/find/loja", KEY)]
+    assert ("base64 option" in said, bool(said)) == (trouble, trouble)
+
+
+def test_a_gateway_that_does_not_say_is_no_trouble():
+    with serving(Response("no such route", 404)) as url:
+        assert webhook_trouble(settings(url), timeout=5) == ""
+
+
+def settings(url):
+    return Settings(
+        _env_file=None, env="test", broker_url="memory://", channels="evolution", evolution_url=url,
+        evolution_api_key=KEY, evolution_instance="loja", evolution_webhook_secret="shh",
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(application):
+    """Serve a WSGI application on a free port; give its address."""
+    server = make_server("127.0.0.1", 0, application)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 # -- who posts --------------------------------------------------------------------

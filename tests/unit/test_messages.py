@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.messages import Media, Message, Status, Turn
+from chatbot.messages import Media, Message, Notice, Pricing, Status, Turn
 
 TEXTS, NUMBERS, SECONDS = st.text(max_size=20), st.integers(0, 2**53), st.floats(0, 2e9)
 MEDIA = st.builds(Media, id=TEXTS, mime_type=TEXTS, filename=TEXTS, url=TEXTS, voice=st.booleans())
@@ -18,12 +18,16 @@ MESSAGES = st.builds(
 VALUES = st.one_of(
     MESSAGES,
     st.builds(Turn, number=NUMBERS, message=MESSAGES, reply=TEXTS, committed_at=SECONDS, failure=TEXTS),
-    st.builds(Status, message_id=TEXTS, status=TEXTS, error_code=NUMBERS),
-)
+    st.builds(
+        Status, message_id=TEXTS, status=TEXTS, error_code=NUMBERS,
+        pricing=st.none() | st.builds(Pricing, category=TEXTS, billable=st.booleans()),
+    ),
+    st.builds(Notice, kind=TEXTS, at=SECONDS, text=TEXTS, details=st.dictionaries(TEXTS, TEXTS, max_size=3)),
+)  # fmt: skip
 
 
 @given(value=VALUES)
-def test_what_travels_comes_back_the_same(value: Message | Turn | Status) -> None:
+def test_what_travels_comes_back_the_same(value: Message | Turn | Status | Notice) -> None:
     assert type(value).from_json(value.to_json()) == value
 
 

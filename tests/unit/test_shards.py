@@ -10,7 +10,7 @@ import pytest
 from chatbot import config
 from chatbot.app import Chatbot
 from chatbot.config import Settings
-from chatbot.messages import Status
+from chatbot.messages import Notice, Status
 from chatbot.shards import ShardedRouter, choose, name_of
 
 BROKERS = ["a:5672/", "b:5672/", "c:5672/"]
@@ -76,6 +76,15 @@ def test_a_status_goes_where_its_reply_came_from():
         reported, woken = routers[choose(user, BROKERS)].called[-2:]
         assert (reported, woken) == (("report", status), ("wake_sender", user, 3))
         assert router.serves(user) == (choose(user, BROKERS) == "a:5672/")
+
+
+def test_notices_go_by_the_own_broker():
+    routers = {name: Recording() for name in BROKERS}
+    notices = [Notice("calls", user=user) for user in USERS[:5]]
+    ShardedRouter(routers, own="b:5672/").note_all(notices)
+    assert {name: router.called for name, router in routers.items() if router.called} == {
+        "b:5672/": [("note_all", notices)]
+    }
 
 
 def test_a_broker_that_is_away_shortens_no_others_time():

@@ -11,6 +11,7 @@ from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import QueueFull
 from chatbot.webhook import create_app
+from tests.payloads import FIXTURES, body_of
 from tests.system import APP_SECRET, sign
 
 
@@ -18,7 +19,7 @@ class Router:
     """Keeps what is published; the queue of ``full`` is full."""
 
     def __init__(self):
-        self.routed, self.buried, self.told = [], [], []
+        self.routed, self.buried, self.told, self.notices = [], [], [], []
         self.full = ""
 
     def deadline(self):
@@ -27,6 +28,9 @@ class Router:
     def route_all(self, messages, *, deadline):
         self.routed += [message.id for message in messages if message.user != self.full]
         return [(message, QueueFull("the user's queue is full")) for message in messages if message.user == self.full]
+
+    def note_all(self, notices, *, deadline):
+        self.notices += notices
 
     def bury(self, message, reason, *, deadline):
         self.buried.append((message.id, reason))
@@ -41,14 +45,17 @@ def router():
 
 
 @pytest.fixture
-def post(router):
+def client(router):
     settings = Settings(
         _env_file=None, env="test", broker_url="memory://", whatsapp_app_secret=APP_SECRET, whatsapp_phone_number_id="1"
     )
     bot = Chatbot(settings)
     bot.router = router
-    client = create_app(bot).test_client()
+    return create_app(bot).test_client()
 
+
+@pytest.fixture
+def post(client):
     def post(*messages):
         return post_items(
             {"from": user, "id": id_, "type": "text", "text": {"body": "oi"}, **({"timestamp": at} if at else {})}
@@ -100,3 +107,13 @@ def test_what_starts_no_turn_is_counted_and_not_routed(post, router):
     ])  # fmt: skip
     assert counts == {"messages": 7, "statuses": 0, "refused": 0}
     assert router.routed == ["moved", "text"]
+
+
+def test_notices_are_passed_on_with_their_person_named(client, router):
+    body = body_of(FIXTURES / "notices.json")
+    answer = client.post("/webhook/whatsapp", data=body, headers={"X-Hub-Signature-256": sign(body)})
+    assert (answer.status_code, router.routed) == (200, [])
+    staff = next(notice for notice in router.notices if notice.message_id == "wamid.staff")
+    assert staff.user == "5511999990001@100000000000001", "this number is not the one at home here"
+    assert router.notices[0].user == ""
+    assert len(router.notices) == 16
