@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,8 +44,10 @@ class Router:
         self.reports.append(status)
 
     def note_all(self, notices: Iterable[Notice], *, deadline: float) -> None:
-        """Keep the notices."""
-        self.notices += notices
+        """Keep the notices, each of which can travel."""
+        for notice in notices:
+            json.dumps(notice.to_dict(), allow_nan=False).encode()
+            self.notices.append(notice)
 
     def bury(self, message: Message, reason: str, *, deadline: float) -> None:
         """Keep the message as a dead letter."""

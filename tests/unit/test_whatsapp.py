@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -252,6 +253,11 @@ def test_a_person_without_a_phone_is_reached_by_the_bsuid(graph):
     assert path == "/v26.0/42/messages"
     assert sent["recipient"] == "BR.1"
     assert "to" not in sent
+
+
+def test_a_payment_is_nothing_that_can_be_read(graph):
+    whatsapp(graph.url).mark_read(replace(TO, kind="payment"), typing=True)
+    assert graph.asked == []
 
 
 def test_read_and_typing_are_one_call(graph):
