@@ -26,6 +26,7 @@ from chatbot.messages import Turn
 _UNDER_WAY = (
     "message", "attempts", "waits", "run", "claim_until",
     "parts", "calling", "calling_at", "sender", "sender_until", "sender_turn", "sender_runs", "plain",
+    "rests_until", "looked_at",
 )  # fmt: skip
 _MOVED = ("moved", "moved_phone", "moved_bsuid", "moved_at")
 

@@ -25,6 +25,8 @@ Keys (``<user>`` percent-encoded as in queue names):
                                                ``sender``/``sender_until``: token and end of its delivery's
                                                claim; ``sender_runs`` that claimed turn ``sender_turn``;
                                                ``plain``: the turn that goes out without formatting;
+                                               ``rests_until``: nothing is tried before; ``looked_at``:
+                                               until then, one who found it claimed looks again;
                                                ``calling``/``calling_at``: the part being sent;
                                                ``moved`` to that user (``moved_phone``/``moved_bsuid``
                                                reach them): all, or what was written until ``moved_at``,
@@ -40,6 +42,8 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:{<user>}:refused``           string  how often in a row the channel said "too fast" to the pair
 ``chatbot:pace:<account>``             string  Unix time from which the number may send again, and that of its first
 ``chatbot:alerted:<what>``             string  present while nobody need be called again
+``chatbot:lock:<what>``                string  token of the process that does ``what``, alone, for some seconds
+``chatbot:rescued:<broker>``           string  activity of the last session that rescue looked at
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
 ``chatbot:counts``                     hash    event → how often it happened
@@ -54,7 +58,8 @@ delivers a webhook again for up to 7 (Meta, "Webhooks", retries).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -86,6 +91,12 @@ FIRST_AGAIN_SECONDS = 60
 WARM_UP_SECONDS, WARM_UP_SLOWER = 1.0, 1.33
 #: What settling a delivery came to: the claim is another run's, it is written, a status was there before.
 LOST, WRITTEN, SETTLED = 0, 1, 2
+#: One who finds an outbox claimed is to look again, but not more than one at a time: for so long.
+LOOK_SECONDS = 5.0
+#: How far rescue came is remembered this long.
+RESCUED_SECONDS = 86_400
+#: A wake-up for the end of a rest may come this early: hosts' clocks differ.
+EARLY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +128,26 @@ class Begun:
 class Claimed:
     """The right to deliver turn ``number``, of which ``parts`` parts are sent already.
 
-    ``fence`` is the token of the run that has it, ``at`` when it got it (Redis' time). ``turn`` is ``None``
-    when it is no longer stored. ``doubt_since`` (Unix time) is set when the next part was being sent by
-    somebody who never said how it ended. ``runs`` counts those that claimed this turn and never settled
-    anything, this one included; ``plain`` is set once it is to go out without formatting.
+    ``fence`` is the token of the run that has it, ``at`` when it got it (Redis' time). ``stored`` is the turn
+    as it is stored, ``""`` when it is no longer. ``doubt_since`` (Unix time) is set when the next part was
+    being sent by somebody who never said how it ended. ``runs`` counts those that claimed this turn and
+    never settled anything, this one included; ``plain`` is set once it is to go out without formatting.
     """
 
     user: str
     fence: str
     number: int
-    turn: Turn | None
+    stored: str
     parts: int
     doubt_since: float | None
     runs: int = 1
     plain: bool = False
     at: float = 0.0
+
+    @property
+    def turn(self) -> Turn | None:
+        """The turn, ``None`` when it is no longer stored. Raises ``ValueError`` where it is unreadable."""
+        return Turn.from_json(self.stored) if self.stored else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +167,21 @@ class Moved(Exception):
 
 
 class Busy(Exception):
-    """Another run, ``fence``, is delivering this user's replies and will take this one too."""
+    """Another run, ``fence``, is delivering this user's replies and will take this one too.
 
-    def __init__(self, fence: str) -> None:
+    It may end without a word: ``look_again`` says that whoever was told so is to come back for it.
+    """
+
+    def __init__(self, fence: str, *, look_again: bool) -> None:
         super().__init__("another sender has the claim")
         self.fence = fence
+        self.look_again = look_again
 
 
 #: The scripts of a store (``lua/``).
 _SCRIPTS = (
     "begin_turn", "commit_turn", "release_turn", "renew", "claim_delivery", "settle_delivery", "report_part",
-    "pace", "hold_pair", "hold_number", "take_due",
+    "pace", "hold_pair", "hold_number", "take_due", "unlock",
 )  # fmt: skip
 
 
@@ -297,11 +317,15 @@ class Store:
         sent = dict(zip(users, numbers, strict=True))
         return next((turn.reply for turn in turns if str(turn.number) == sent[turn.message.user]), "")
 
-    def is_being_answered(self, message: Message) -> bool:
-        """Return whether a run of this very message is under way."""
+    def answering(self, message: Message) -> tuple[bool, float]:
+        """Return whether a run of this very message is under way, and the time as Redis has it."""
         with reachable():
-            current, run = self._redis.hmget(_key(message.user, "conversation"), "message", "run")
-        return bool(current == message.key and run)
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hmget(_key(message.user, "conversation"), "message", "run")
+            pipe.time()
+            (current, run), (seconds, microseconds) = pipe.execute()
+        now = self._clock() if self._clock else seconds + microseconds / 1_000_000
+        return bool(current == message.key and run), now
 
     def history(self, user: str) -> list[Turn]:
         """Return the stored turns of a user, oldest first."""
@@ -346,21 +370,20 @@ class Store:
     def claim_delivery(
         self, user: str, *, fence: str, seconds: float = CLAIM_SECONDS, gone: str = ""
     ) -> Claimed | None:
-        """Take the user's next undelivered turn for the run ``fence``; ``None`` when all are delivered.
+        """Take the user's next undelivered turn for the run ``fence``; ``None`` when all are delivered or it rests.
 
         The claim stands for ``seconds`` unless it is renewed. ``gone`` is a run that is known to be
         gone: what it claimed may be taken at once. Raises ``Busy`` while another run's claim stands.
         """
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
-        answer = self._run("claim_delivery", keys, fence, seconds, user, gone)
+        answer = self._run("claim_delivery", keys, fence, seconds, user, gone, LOOK_SECONDS, EARLY_SECONDS)
         if answer[0] == "busy":
-            raise Busy(answer[1])
-        if answer[0] == "nothing":
+            raise Busy(answer[1], look_again=bool(answer[2]))
+        if answer[0] in {"nothing", "rests"}:
             return None
         _, number, turn, parts, doubt, runs, plain, at = answer
         return Claimed(
-            user, fence, number, Turn.from_json(turn) if turn else None, parts, float(doubt) if doubt else None,
-            runs, bool(plain), float(at),
+            user, fence, number, turn, parts, float(doubt) if doubt else None, runs, bool(plain), float(at),
         )  # fmt: skip
 
     def renew_delivery(self, user: str, fence: str) -> bool:
@@ -406,7 +429,15 @@ class Store:
 
     def report_part(self, user: str, number: int, part: int) -> bool:
         """Write down that the provider has that part; return whether somebody was waiting to know."""
-        return bool(self._run("report_part", [_key(user, "conversation")], number, part))
+        return self._report(user, number, part, "sent")
+
+    def report_refused(self, user: str, number: int, part: int) -> bool:
+        """Write down that the provider refused that part, and with it the turn; return whether that was news."""
+        return self._report(user, number, part, "refused")
+
+    def _report(self, user: str, number: int, part: int, what: str) -> bool:
+        keys = [_key(user, "conversation"), _key(user, "outbox")]
+        return bool(self._run("report_part", keys, number, part, what))
 
     def tell_once(self, user: str, what: str, *, seconds: float) -> bool:
         """Return whether the user is to be told ``what``: not again for ``seconds``."""
@@ -492,14 +523,41 @@ class Store:
                 1, SESSIONS, user, unless_active_since,
             )  # fmt: skip
 
-    def due_outboxes(self, *, before: float) -> list[str]:
-        """Return the users whose replies should have gone out before that Unix time."""
+    def sessions_after(self, active_at: float, *, most: int) -> list[tuple[str, float]]:
+        """Return up to ``most`` users whose last turn was after that Unix time, and when, in that order."""
         with reachable():
-            return list(self._redis.zrangebyscore(DUE, "-inf", before))
+            return list(self._redis.zrangebyscore(SESSIONS, f"({active_at!r}", "+inf", 0, most, withscores=True))
 
-    def take_due(self, *, most: int, seconds: float) -> list[str]:
-        """Take up to ``most`` users whose replies are overdue; they are overdue again only in ``seconds``."""
-        return list(self._run("take_due", [DUE], most, seconds))
+    def due_outboxes(self, *, before: float, skip: int = 0, most: int = -1) -> list[str]:
+        """Return the users whose replies should have gone out before that Unix time: ``most`` behind ``skip``."""
+        with reachable():
+            return list(self._redis.zrangebyscore(DUE, "-inf", before, skip, most))
+
+    def take_due(self, users: Sequence[str], *, seconds: float) -> list[str]:
+        """Take those of ``users`` whose replies are overdue; they are overdue again only in ``seconds``."""
+        return list(self._run("take_due", [DUE], seconds, *users)) if users else []
+
+    def rescued_until(self, broker: str) -> float:
+        """Return how far rescue has looked at the sessions of a broker, by their activity."""
+        with reachable():
+            return float(self._redis.get(f"chatbot:rescued:{broker}") or "-inf")
+
+    def note_rescued(self, broker: str, active_at: float) -> None:
+        """Keep how far rescue has looked, for whoever goes on."""
+        with reachable():
+            self._redis.set(f"chatbot:rescued:{broker}", repr(active_at), ex=RESCUED_SECONDS)
+
+    @contextmanager
+    def alone(self, what: str, *, seconds: float) -> Iterator[bool]:
+        """Tell whether this process may do ``what`` in the block: nobody else may until it ends, or for ``seconds``."""
+        lock, token = f"chatbot:lock:{what}", uuid4().hex
+        with reachable():
+            mine = bool(self._redis.set(lock, token, nx=True, px=int(seconds * 1000)))
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._run("unlock", [lock], token)
 
 
 def _pace(account: str) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MARK_READ_SECONDS = 20.0
 #: A task that ended so many processes is not run again.
 MOST_ENDED = 3
 
@@ -94,7 +93,7 @@ def answer(self: Routed, user: str, text: str, **envelope: Any) -> None:
 @shared_task(name=SEND, base=BotTask, bind=True)
 def send(self: BotTask, user: str, number: int = 0) -> int:  # noqa: ARG001  # shown in Flower
     """Deliver what waits for a user, up to turn ``number`` and beyond; return how many turns."""
-    return self.bot.delivery.deliver(user, holder=str(self.request.id))
+    return self.bot.delivery.deliver(user)
 
 
 @shared_task(name=MARK_READ, base=BotTask, bind=True, acks_late=False)
@@ -102,10 +101,8 @@ def mark_read(
     self: BotTask, user: str, message_id: str, message: dict[str, Any], asked_at: float  # noqa: ARG001
 ) -> None:  # fmt: skip
     """Mark a message as read and show typing: a courtesy, never tried again, and soon or never."""
-    if time.time() - asked_at > MARK_READ_SECONDS:
-        raise Discard("too late to mark as read")
     try:
-        self.bot.delivery.mark_read(Message.from_dict(message))
+        self.bot.delivery.mark_read(Message.from_dict(message), asked_at=asked_at)
     except (Transient, Permanent) as err:
         raise Discard(f"not marked as read: {err}") from err
 

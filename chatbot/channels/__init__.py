@@ -38,6 +38,9 @@ class Sender(Protocol):
     def compose(self, reply: str) -> list[Part]:
         """Return the parts one reply is sent as, always the same for the same reply."""
 
+    def plain(self, reply: str) -> list[Part]:
+        """Return the parts of a reply without any formatting: what is sent where ``compose`` failed."""
+
     def send(self, to: Message, part: Part, *, callback: str) -> str:
         """Send one part in reply to ``to``; return the provider's id.
 

@@ -17,6 +17,10 @@ class Shell:
         """Return the reply as one part."""
         return [Part(reply)]
 
+    def plain(self, reply: str) -> list[Part]:
+        """Return the reply as one part."""
+        return [Part(reply)]
+
     def send(self, to: Message, part: Part, *, callback: str) -> str:  # noqa: ARG002  # as every channel
         """Return the message's own id: there is nothing to send."""
         return to.id

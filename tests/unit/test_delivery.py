@@ -7,12 +7,33 @@ import random
 import threading
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatbot import delivery as delivery_module
-from chatbot.delivery import CLAIM_SECONDS, HEADROOM, NUMBER_HEADROOM, Delivery
-from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
+from chatbot.delivery import (
+    HEADROOM,
+    LONGEST_COUNTDOWN_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    MARK_READ_SECONDS,
+    MOST_RUNS,
+    NUMBER_HEADROOM,
+    PLAIN_RUNS,
+    REST_SECONDS,
+    Delivery,
+)
+from chatbot.errors import (
+    BrokerUnavailable,
+    ChannelDown,
+    Discard,
+    OutcomeUnknown,
+    Permanent,
+    TooFast,
+    Transient,
+    WindowClosed,
+)
 from chatbot.messages import Limits, Message, Part, Status
-from chatbot.store import WARM_UP_SLOWER, Store, connect
+from chatbot.presence import CLAIM_SECONDS, Runs
+from chatbot.store import LONGEST_REST_SECONDS, LOOK_SECONDS, WARM_UP_SLOWER, WRITTEN, Store, connect
 
 fresh = itertools.count()
 
@@ -31,6 +52,9 @@ class Provider:
 
     def compose(self, reply):
         return [Part(text) for text in reply.split("|")]
+
+    def plain(self, reply):
+        return [Part(f"plain {reply}")]
 
     def send(self, to, part, *, callback):
         error = self.script.pop(0) if self.script else None
@@ -86,17 +110,32 @@ def buried(outbound):
     return outbound.buried
 
 
+class Liveness(set):
+    """The processes that are known to be gone."""
+
+    def is_gone(self, process):
+        return process in self
+
+
 @pytest.fixture
-def delivery(store, provider, outbound):
-    return Delivery(
-        store,
-        {"whatsapp": provider},
-        outbound,
-        tries=3,
-        settle_seconds=60,
-        clock=store.now,
-        sleep=lambda _: None,
-    )
+def gone():
+    return Liveness()
+
+
+@pytest.fixture
+def start(store, provider, outbound, gone):
+    """Start a sender's process."""
+
+    def start(name="here", **options):
+        values = {"tries": 3, "settle_seconds": 60, "clock": store.now, "sleep": lambda _: None, **options}
+        return Delivery(store, {"whatsapp": provider}, outbound, runs=Runs(name, gone), **values)
+
+    return start
+
+
+@pytest.fixture
+def delivery(start):
+    return start()
 
 
 def commit(store, *replies, user="ana"):
@@ -107,60 +146,56 @@ def commit(store, *replies, user="ana"):
 
 def test_everything_that_waits_goes_out_in_order(store, provider, delivery):
     commit(store, "a", "b1|b2", "c")
-    assert delivery.deliver("ana", holder="w1") == 3
+    assert delivery.deliver("ana") == 3
     assert provider.sent == ["a", "b1", "b2", "c"]
-    assert delivery.deliver("ana", holder="w2") == 0
+    assert delivery.deliver("ana") == 0
     assert provider.sent == ["a", "b1", "b2", "c"]
 
 
 def test_a_transient_failure_is_tried_again_in_place(store, provider, delivery):
     commit(store, "a", "b")
     provider.script = [Transient("busy"), Transient("busy"), None]
-    assert delivery.deliver("ana", holder="w") == 2
+    assert delivery.deliver("ana") == 2
     assert provider.sent == ["a", "b"]
 
 
 def test_a_lasting_failure_postpones_and_overtakes_nothing(store, provider, delivery):
     commit(store, "a1|a2", "b")
     provider.script = [None, *[Transient("away")] * 3]
-    assert delivery.deliver("ana", holder="w1") == 0
+    assert delivery.deliver("ana") == 0
     assert provider.sent == ["a1"]
     assert store.due_outboxes(before=1059.0) == []
     assert store.due_outboxes(before=1060.0) == ["ana"]
-    assert delivery.deliver("ana", holder="w2") == 2
+    assert delivery.deliver("ana") == 0, "it rests, whoever asks"
+    store.move(60)
+    assert delivery.deliver("ana") == 2
     assert provider.sent == ["a1", "a2", "b"]
 
 
 def test_a_refused_reply_is_kept_and_the_next_follows(store, provider, delivery, buried):
     commit(store, "a", "b")
     provider.script = [Permanent("131047: the window is closed")]
-    assert delivery.deliver("ana", holder="w") == 2
+    assert delivery.deliver("ana") == 2
     assert provider.sent == ["b"]
     assert buried == [("q-a", "reply not delivered: 131047: the window is closed")]
 
 
 def test_an_unknown_channel_is_kept_as_a_dead_letter(store, provider, outbound, buried):
-    delivery = Delivery(
-        store,
-        {},
-        outbound,
-        tries=1,
-        settle_seconds=60,
-        sleep=lambda _: None,
-    )
+    runs = Runs("here", Liveness())
+    delivery = Delivery(store, {}, outbound, runs=runs, tries=1, settle_seconds=60, sleep=lambda _: None)
     commit(store, "a")
-    assert delivery.deliver("ana", holder="w") == 1
+    assert delivery.deliver("ana") == 1
     assert buried == [("q-a", "reply not delivered: no channel 'whatsapp' is configured")]
 
 
 def test_an_unknown_outcome_is_not_repeated_while_a_status_may_come(store, provider, delivery):
     commit(store, "a1|a2", "b")
     provider.script = [OutcomeUnknown("no answer")]
-    assert delivery.deliver("ana", holder="w1") == 0
-    assert delivery.deliver("ana", holder="w2") == 0
+    assert delivery.deliver("ana") == 0
+    assert delivery.deliver("ana") == 0
     assert provider.sent == [], "nothing overtakes it, and it is not sent again"
     assert delivery.report(Status("wamid.x", "sent", callback="ana:1:0")) == "ana"
-    assert delivery.deliver("ana", holder="w3") == 2
+    assert delivery.deliver("ana") == 2
     assert provider.sent == ["a2", "b"]
     assert store.counts() == {}
 
@@ -168,44 +203,54 @@ def test_an_unknown_outcome_is_not_repeated_while_a_status_may_come(store, provi
 def test_an_unknown_outcome_without_a_status_is_repeated_once_and_counted(store, provider, delivery):
     commit(store, "a", "b")
     provider.script = [OutcomeUnknown("no answer")]
-    delivery.deliver("ana", holder="w1")
+    delivery.deliver("ana")
     store.move(59)
-    assert delivery.deliver("ana", holder="w2") == 0
+    assert delivery.deliver("ana") == 0
     assert store.due_outboxes(before=store.now() + 1) == ["ana"]
     store.move(1)
-    assert delivery.deliver("ana", holder="w3") == 2
+    assert delivery.deliver("ana") == 2
     assert provider.sent == ["a", "b"]
     assert store.counts() == {"unknown_resent": 1}
 
 
-def test_a_sender_that_dies_while_calling_leaves_a_doubt_and_no_second_call(store, provider, delivery):
+def test_a_sender_that_dies_while_calling_leaves_a_doubt_and_no_second_call(store, provider, delivery, gone):
     commit(store, "a")
-    store.claim_delivery("ana", holder="w1", seconds=900)  # and was never heard of again
-    assert delivery.deliver("ana", holder="w1") == 0, "its own wake-up comes back"
+    store.claim_delivery("ana", fence="dead/1")  # and was never heard of again
+    assert delivery.deliver("ana") == 0, "its own wake-up comes back"
+    gone.add("dead")
+    assert delivery.deliver("ana") == 0, "taken over, its status may still come"
     assert provider.sent == []
     delivery.report(Status("wamid.x", "delivered", callback="ana:1:0"))
-    assert delivery.deliver("ana", holder="w2") == 1
+    assert delivery.deliver("ana") == 1
     assert provider.sent == []
 
 
 def test_a_status_of_what_is_settled_or_foreign_changes_nothing(store, provider, delivery):
     commit(store, "a", "b")
-    delivery.deliver("ana", holder="w")
+    delivery.deliver("ana")
     for callback in ("ana:1:0", "ana:2:0", "ana:3:0", "nobody:1:0", "", "x", "a:b:c"):
         assert delivery.report(Status("wamid.x", "sent", callback=callback)) is None
     commit(store, "c")
-    assert delivery.deliver("ana", holder="w2") == 1
+    assert delivery.deliver("ana") == 1
     assert provider.sent == ["a", "b", "c"]
 
 
 def test_typing_is_shown_only_while_the_turn_runs(store, provider, delivery):
     message = Message(user="ana", id="new", text="?", channel="whatsapp")
-    delivery.mark_read(message)  # not begun
+    delivery.mark_read(message, asked_at=store.now())  # not begun
     begun = store.begin_turn(message, seconds=60)
-    delivery.mark_read(message)
+    delivery.mark_read(message, asked_at=store.now())
     store.commit_turn(begun, "a")
-    delivery.mark_read(message)  # answered
+    delivery.mark_read(message, asked_at=store.now())  # answered
     assert provider.read == [("new", False), ("new", True), ("new", False)]
+
+
+def test_a_message_is_marked_as_read_soon_or_never_by_the_clock_of_redis(store, provider, delivery):
+    message = Message(user="ana", id="new", text="?", channel="whatsapp")
+    delivery.mark_read(message, asked_at=store.now() - MARK_READ_SECONDS)
+    with pytest.raises(Discard):
+        delivery.mark_read(message, asked_at=store.now() - MARK_READ_SECONDS - 1)
+    assert provider.read == [("new", False)]
 
 
 def test_many_senders_and_shuffled_wake_ups_keep_order(store, provider, delivery):
@@ -223,7 +268,7 @@ def test_many_senders_and_shuffled_wake_ups_keep_order(store, provider, delivery
                 wake_up = next(todo, None)
             if wake_up is None:
                 return
-            delivery.deliver(wake_up[0], holder=str(wake_up))
+            delivery.deliver(wake_up[0])
 
     threads = [threading.Thread(target=sender) for _ in range(8)]
     for thread in threads:
@@ -253,9 +298,9 @@ def test_redis_away_after_a_part_went_out_leaves_it_in_doubt_and_not_unsent(stor
     for settle in ("settle_done", "settle_doubt"):
         monkeypatch.setattr(store, settle, _away)
     with pytest.raises(Transient):
-        delivery.deliver("ana", holder="w1")
+        delivery.deliver("ana")
     monkeypatch.undo()
-    delivery.deliver("ana", holder="w1")
+    delivery.deliver("ana")
     assert provider.sent == ["a"], "its status may still come"
 
 
@@ -264,8 +309,8 @@ def test_each_try_of_a_part_starts_the_wait_for_its_status_anew(store, provider,
     monkeypatch.setattr(delivery, "_sleep", store.move)
     slow_down = Transient("slow down", retry_after=50)
     provider.script = [slow_down, slow_down, OutcomeUnknown("no answer")]
-    delivery.deliver("ana", holder="w1")
-    delivery.deliver("ana", holder="w2")
+    delivery.deliver("ana")
+    delivery.deliver("ana")
     assert store.counts() == {}
 
 
@@ -275,11 +320,11 @@ def test_a_sender_that_lost_its_claim_tries_no_further(store, provider, delivery
     def stuck(*_, **__):
         store.move(CLAIM_SECONDS + 1)
         provider.send = send
-        assert delivery.deliver("ana", holder="w2") == 1
+        assert delivery.deliver("ana") == 1
         raise Transient("no connection")
 
     send, provider.send = provider.send, stuck
-    assert delivery.deliver("ana", holder="w1") == 0
+    assert delivery.deliver("ana") == 0
     assert provider.sent == ["a"]
 
 
@@ -293,16 +338,16 @@ def test_one_number_and_one_person_keep_their_pace_together(store, provider, del
     delivery._sleep = lambda seconds: (slept.append(seconds), store.move(seconds))
     commit(store, "1", "2", "3", "4")
     began = store.now()
-    assert delivery.deliver("ana", holder="w1") == 3
+    assert delivery.deliver("ana") == 3
     assert provider.sent == ["1", "2", "3"]
     apart = WARM_UP_SLOWER * 0.1 / NUMBER_HEADROOM
     assert slept == pytest.approx([apart] * 2, abs=1e-5), "the number's pace is slept through"
     [(user, number, pause)] = outbound.woken
     assert (user, number) == ("ana", 4)
     assert store.now() + pause == pytest.approx(began + 6 / HEADROOM, abs=0.01), "then one every 6 s"
-    assert delivery.deliver("ana", holder="w2") == 0, "woken early, it is still not time"
+    assert delivery.deliver("ana") == 0, "woken early, it is still not time"
     store.move(pause + 0.001)
-    assert delivery.deliver("ana", holder="w3") == 1
+    assert delivery.deliver("ana") == 1
     assert provider.sent == ["1", "2", "3", "4"]
 
 
@@ -312,7 +357,7 @@ def test_whoever_comes_late_to_its_place_takes_another(store, provider, delivery
     slept = []
     delivery._sleep = lambda seconds: (slept.append(seconds), store.move(seconds + oversleeps.pop(0)))
     commit(store, "1", "2")
-    assert delivery.deliver("ana", holder="w") == 2
+    assert delivery.deliver("ana") == 2
     assert len(slept) == 1, "late, it finds the next place free at once"
     assert store.pace("bia", "whatsapp:", delivery._limits(Message("bia", "x", "", channel="whatsapp")), longest=1) == (
         True, pytest.approx(WARM_UP_SLOWER * 0.1 / NUMBER_HEADROOM, abs=1e-4),
@@ -323,7 +368,7 @@ def test_a_number_with_a_backlog_is_not_slept_for(store, provider, delivery, out
     provider.limits = Limits(per_second=1.0, pair_seconds=6.0, pair_burst=45)
     for user in ("ana", "bia", "caio", "dora"):
         commit(store, f"{user}!", user=user)
-        delivery.deliver(user, holder="w")
+        delivery.deliver(user)
     assert provider.sent == ["ana!", "bia!"]
     assert [user for user, _, _ in outbound.woken] == ["caio", "dora"]
 
@@ -334,12 +379,12 @@ def test_a_channel_that_says_too_fast_is_left_alone_by_all(store, provider, deli
     provider.script = [TooFast("131056", retry_after=4.0, whole_number=whole_number)]
     commit(store, "a", user="ana")
     commit(store, "b", user="bia")
-    assert delivery.deliver("ana", holder="w1") == 0, "not tried again in place"
+    assert delivery.deliver("ana") == 0, "not tried again in place"
     store.move(1.0)
-    delivery.deliver(held, holder="w2")
+    delivery.deliver(held)
     assert provider.sent == []
     store.move(3.1)
-    delivery.deliver(held, holder="w3")
+    delivery.deliver(held)
     assert provider.sent == [held[0]]
     assert store.counts()["too_fast"] == 1
 
@@ -349,10 +394,10 @@ def test_a_pair_that_is_refused_again_waits_four_times_as_long(store, provider, 
     provider.script = [TooFast("131056", retry_after=4.0)] * 3
     commit(store, "a")
     for pause in (4.0, 16.0, 64.0):
-        delivery.deliver("ana", holder="w")
+        delivery.deliver("ana")
         assert outbound.woken.pop() == ("ana", 1, pause)
         store.move(pause + 0.01)
-    assert delivery.deliver("ana", holder="w") == 1
+    assert delivery.deliver("ana") == 1
 
 
 def test_a_number_that_is_down_sends_nothing_and_somebody_is_called(store, provider, delivery, outbound, caplog):
@@ -360,16 +405,16 @@ def test_a_number_that_is_down_sends_nothing_and_somebody_is_called(store, provi
     provider.script = [ChannelDown("190")] * 2
     for user in ("ana", "bia"):
         commit(store, user[0], user=user)
-        delivery.deliver(user, holder="w")
+        delivery.deliver(user)
     assert len(provider.script) == 1, "asked once, and not for the next user either"
     assert store.counts()["channel_down"] == 1
     assert [pause for _, _, pause in outbound.woken] == pytest.approx([60.0, 60.0], abs=0.1)
     store.move(60.1)
-    delivery.deliver("ana", holder="w")
+    delivery.deliver("ana")
     assert provider.sent == [], "still down"
     store.move(60.1)
-    delivery.deliver("bia", holder="w")
-    delivery.deliver("ana", holder="w")
+    delivery.deliver("bia")
+    delivery.deliver("ana")
     assert provider.sent == ["b", "a"]
 
 
@@ -386,7 +431,7 @@ def test_the_window_of_24_hours(store, provider, delivery, buried, hours, templa
     store.move(10**8)
     provider.reopening = Part("template") if template else None
     late(store, hours=hours)
-    assert delivery.deliver("ana", holder="w") == 1
+    assert delivery.deliver("ana") == 1
     assert (provider.sent, len(buried)) == (sent, dead)
 
 
@@ -396,7 +441,7 @@ def test_late_replies_are_one_template_a_day(store, provider, delivery, buried):
     for day in range(2):
         for n in range(3):
             late(store, hours=25, id_=f"{day}{n}")
-        assert delivery.deliver("ana", holder="w") == 3
+        assert delivery.deliver("ana") == 3
         store._redis.delete("chatbot:{ana}:told:reopening")  # a day goes by
     assert (provider.sent, buried) == (["template"] * 2, [])
     assert store.counts()["reopened"] == 2
@@ -407,7 +452,7 @@ def test_a_window_the_channel_finds_closed_is_reopened_by_the_template(store, pr
     provider.reopening = Part("template") if template else None
     provider.script = [WindowClosed("131047")]
     commit(store, "a")
-    assert delivery.deliver("ana", holder="w") == 1
+    assert delivery.deliver("ana") == 1
     assert provider.sent == (["template"] if template else [])
     assert len(buried) == (0 if template else 1)
 
@@ -417,7 +462,7 @@ def test_a_later_message_keeps_the_window_open(store, provider, delivery, buried
     late(store, hours=25)
     newer = Message(user="ana", id="newer", text="?", channel="whatsapp", sent_at=store.now() - 60)
     assert store.commit_turn(store.begin_turn(newer, seconds=60), "já")
-    assert delivery.deliver("ana", holder="w") == 2
+    assert delivery.deliver("ana") == 2
     assert (provider.sent, buried) == (["tarde", "já"], [])
 
 
@@ -426,7 +471,7 @@ def test_a_reply_that_failed_later_is_acted_on_once(store, provider, delivery, b
     provider.failures = {131047: WindowClosed("131047"), 131026: Permanent("131026")}
     provider.reopening = Part("template") if template else None
     commit(store, "a", "b")
-    delivery.deliver("ana", holder="w")
+    delivery.deliver("ana")
     failed = [
         Status("wamid.a", "failed", callback="ana:1:0", error_code=131047),
         Status("wamid.b", "failed", callback="ana:2:0", error_code=131026),
@@ -441,7 +486,288 @@ def test_a_reply_that_failed_later_is_acted_on_once(store, provider, delivery, b
 
 def test_what_we_sent_can_be_quoted(store, provider, delivery):
     commit(store, "a1|a2", "b")
-    delivery.deliver("ana", holder="w")
+    delivery.deliver("ana")
     assert [store.quoted("ana", f"wamid.ana:{part}") for part in ("1:0", "1:1", "2:0")] == ["a1|a2", "a1|a2", "b"]
     assert store.quoted("ana", "q-b") == "?"
     assert store.quoted("ana", "wamid.of somebody else") == ""
+
+
+# -- a sender that ends, breaks, or stands still ----------------------------------
+
+
+class Crash(BaseException):
+    """The process ended, right here."""
+
+
+def crash(sender, gone, name, user="ana"):
+    """Have a process deliver and end under it; that is known at once."""
+    with pytest.raises(Crash):
+        sender.deliver(user)
+    gone.add(name)
+
+
+def test_whoever_finds_a_claim_looks_again_and_only_one_at_a_time(store, provider, delivery, outbound, gone):
+    """A killed sender's wake-up comes back at once, before anybody knows that it is gone."""
+    commit(store, "a")
+    store.claim_delivery("ana", fence="dead/1")
+    for _ in range(5):
+        assert delivery.deliver("ana") == 0
+    assert outbound.woken == [("ana", 0, LOOK_AGAIN_SECONDS)]
+    store.move(LOOK_SECONDS + 0.1)
+    delivery.deliver("ana")
+    assert outbound.woken == [("ana", 0, LOOK_AGAIN_SECONDS)] * 2, "as long as it is claimed, somebody looks"
+    gone.add("dead")
+    store.report_part("ana", 1, 0)
+    assert delivery.deliver("ana") == 1
+
+
+def test_a_reply_that_cannot_be_formatted_goes_out_plainly_at_once(store, provider, delivery, buried):
+    def compose(reply):
+        if reply == "secret":
+            raise IndexError("secret")
+        return [Part(reply)]
+
+    provider.compose = compose
+    commit(store, "secret", "b")
+    with capture_logs() as logged:
+        assert delivery.deliver("ana") == 2
+    assert provider.sent == ["plain secret", "b"]
+    assert buried == []
+    [line] = [line for line in logged if line["event"] == "delivery.not_formatted"]
+    assert line["error"] == "IndexError"
+    assert "secret" not in str(logged), "neither what the model wrote nor what the error says of it"
+
+
+def test_a_reply_that_ends_its_senders_goes_out_plainly(store, provider, start, gone, buried):
+    """As a pattern that backtracks for ever does, until somebody ends the process."""
+
+    def compose(reply):
+        if reply == "deadly":
+            raise Crash
+        return [Part(reply)]
+
+    provider.compose = compose
+    commit(store, "deadly", "b")
+    crash(start("one"), gone, "one")
+    assert start("two").deliver("ana") == 0, "it may have been sent: its status may come"
+    store.move(60)
+    crash(start("three"), gone, "three")
+    assert start("four").deliver("ana") == 2
+    assert provider.sent == ["plain deadly", "b"]
+    assert buried == []
+
+
+def test_a_reply_that_ends_its_senders_plain_too_is_given_up(store, provider, start, gone, buried):
+    def compose(reply):
+        if reply == "deadly":
+            raise Crash
+        return [Part(reply)]
+
+    provider.compose = provider.plain = compose
+    commit(store, "deadly", "b")
+    for name in range(MOST_RUNS):
+        crash(start(str(name)), gone, str(name))
+        store.move(60)
+    assert start("last").deliver("ana") == 2
+    assert provider.sent == ["b"]
+    assert buried == [("q-deadly", f"reply not delivered: given up: {MOST_RUNS} runs of it never ended")]
+
+
+def test_a_reply_that_went_out_in_part_does_not_become_plain(store, provider, start, gone, buried):
+    commit(store, "a1|a2", "b")
+
+    def send(to, part, *, callback):
+        if part.text == "a2":
+            raise Crash
+        return whole(to, part, callback=callback)
+
+    whole, provider.send = provider.send, send
+    for name in range(PLAIN_RUNS):
+        crash(start(str(name)), gone, str(name))
+        store.move(60)
+    assert start("last").deliver("ana") == 2
+    assert provider.sent == ["a1", "b"]
+    assert [id_ for id_, _ in buried] == ["q-a1|a2"]
+
+
+def test_what_nobody_foresaw_rests_and_is_given_up_after_three_runs(store, provider, delivery, outbound):
+    """It leaves no claim behind, and the next reply follows."""
+    commit(store, "a", "b")
+    provider.script = [KeyError("secret")] * 3
+    for _ in range(2):
+        with capture_logs() as logged:
+            assert delivery.deliver("ana") == 0
+        [broke] = [line for line in logged if line["event"] == "delivery.broke"]
+        assert (broke["error"], "secret" in str(logged)) == ("KeyError", False)
+        assert "in send" in broke["traceback"]
+        assert "sender" not in store._redis.hgetall("chatbot:{ana}:conversation")
+        assert store.due_outboxes(before=store.now() + REST_SECONDS) == ["ana"]
+        store.move(REST_SECONDS)
+    assert delivery.deliver("ana") == 2
+    assert provider.sent == ["b"]
+    assert outbound.buried == [("q-a", "reply not delivered: given up: 3 runs of it broke (KeyError)")]
+
+
+def test_a_reply_that_cannot_be_read_holds_nobody_up(store, provider, delivery):
+    commit(store, "a", "b")
+    store._redis.hset("chatbot:{ana}:outbox", "1", "not json")
+    for _ in range(2):
+        assert delivery.deliver("ana") == 0
+        store.move(REST_SECONDS)
+    assert delivery.deliver("ana") == 2
+    assert provider.sent == ["b"]
+
+
+def test_a_refused_reply_whose_dead_letter_has_to_wait_is_not_in_doubt(store, provider, delivery, outbound, buried):
+    def away(*_):
+        outbound.bury = bury
+        raise BrokerUnavailable("away")
+
+    bury, outbound.bury = outbound.bury, away
+    provider.script = [Permanent("131026")] * 2
+    commit(store, "a", "b")
+    assert delivery.deliver("ana") == 0
+    store.move(REST_SECONDS)
+    assert delivery.deliver("ana") == 2
+    assert buried == [("q-a", "reply not delivered: 131026")]
+    assert store.counts() == {}, "nothing was in doubt"
+
+
+def test_a_long_rest_is_no_countdown_and_has_an_end(store, provider, delivery, outbound):
+    """A countdown waits unacknowledged, and RabbitMQ closes a channel for that after 30 minutes."""
+    commit(store, "a")
+    for asked, rest in (
+        (LONGEST_COUNTDOWN_SECONDS, 600),
+        (601, 601),
+        (1e9, LONGEST_REST_SECONDS),
+        (float("nan"), 3600),
+    ):
+        provider.script = [ChannelDown("131064", retry_after=asked)]
+        assert delivery.deliver("ana") == 0
+        assert store.due_outboxes(before=store.now() + rest - 1) == []
+        assert store.due_outboxes(before=store.now() + rest) == ["ana"]
+        store.move(rest)
+    assert [pause for *_, pause in outbound.woken] == [600]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_went_out_is_written_down_by_whoever_lost_the_claim(store, provider, start, gone, parts):
+    """The one that took over goes on behind it, and what was sent can be quoted."""
+    commit(store, "|".join(f"a{n}" for n in range(parts)), "b")
+
+    def stuck(to, part, *, callback):
+        provider.send = send
+        gone.add("one")
+        assert start("two").deliver("ana") == 0, "in doubt"
+        return send(to, part, callback=callback)
+
+    send, provider.send = provider.send, stuck
+    assert start("one").deliver("ana") == 2, "whoever took over rests, so this run goes on itself"
+    assert provider.sent == [*(f"a{n}" for n in range(parts)), "b"]
+    assert store.counts() == {}, "none is sent again"
+    assert store.quoted("ana", "wamid.ana:1:0")
+
+
+def test_what_was_refused_is_written_down_by_whoever_lost_the_claim(store, provider, start, gone, buried):
+    commit(store, "a", "b")
+
+    def stuck(to, part, *, callback):
+        provider.send = send
+        gone.add("one")
+        assert start("two").deliver("ana") == 0, "in doubt"
+        raise Permanent("131026")
+
+    send, provider.send = provider.send, stuck
+    assert start("one").deliver("ana") == 1
+    assert provider.sent == ["b"]
+    assert buried == [("q-a", "reply not delivered: 131026")]
+
+
+def test_a_sender_that_stood_still_sends_nothing_that_another_one_sent(store, provider, start, gone, outbound):
+    provider.limits = Limits(per_second=1.0, pair_seconds=6.0, pair_burst=45)
+
+    def stand_still(seconds):
+        one._sleep = store.move
+        store.move(seconds + 70)
+        gone.add("one")
+        two.deliver("ana")
+
+    one, two = start("one", sleep=stand_still), start("two", sleep=store.move)
+    commit(store, "before", user="bia")
+    two.deliver("bia")  # the number's next place is to be waited for
+    commit(store, "a", "b")
+    one.deliver("ana")
+    assert provider.sent == ["before", "a", "b"]
+    assert store.counts()["unknown_resent"] == 1, "the other one did not know whether it was sent"
+
+
+def test_before_a_part_is_sent_again_a_status_is_looked_for(store, provider, start, outbound):
+    provider.limits = Limits(per_second=1.0, pair_seconds=6.0, pair_burst=45)
+    told = []
+
+    def sleep(seconds):
+        store.move(seconds)
+        told.append(delivery.report(Status("wamid.x", "sent", callback="ana:1:0")))
+
+    delivery = start(sleep=sleep)
+    commit(store, "a1|a2")
+    provider.script = [OutcomeUnknown("504")]
+    delivery.deliver("ana")
+    store.move(60)
+    commit(store, "before", user="bia")
+    delivery.deliver("bia")
+    assert delivery.deliver("ana") == 1
+    assert told[0] == "ana", "it came while its place was waited for"
+    assert provider.sent == ["before", "a2"]
+    assert "unknown_resent" not in store.counts()
+
+
+def test_a_part_in_doubt_stays_in_doubt_over_a_rest(store, provider, delivery):
+    """Put off before it was sent again, it is not sent once a status says that it was there."""
+    commit(store, "a", "b")
+    provider.script = [OutcomeUnknown("504"), TooFast("131056", retry_after=4.0)]
+    delivery.deliver("ana")
+    store.move(60)
+    assert delivery.deliver("ana") == 0
+    store.move(4)
+    assert delivery.report(Status("wamid.x", "sent", callback="ana:1:0")) == "ana"
+    assert delivery.deliver("ana") == 2
+    assert provider.sent == ["b"]
+
+
+def test_a_run_over_a_redis_that_was_set_back_settles_nothing_that_is_not_next(store, provider, delivery):
+    """It would take replies that are yet to be committed for delivered."""
+    commit(store, "a", "b")
+    claimed = store.claim_delivery("ana", fence="here/0")
+    keys = {key: store._redis.dump(key) for key in store._redis.scan_iter()}
+    assert store.settle_done(claimed)
+    later = store.claim_delivery("ana", fence="here/0")
+    for key, kept in keys.items():
+        store._redis.restore(key, 0, kept, replace=True)
+    assert not store.settle_done(later)
+    assert not store.settle_part(later, 1)
+    assert store.settle_calling(later, 0) != WRITTEN
+    assert delivery.deliver("ana") == 0, "in doubt"
+    store.move(60)
+    assert delivery.deliver("ana") == 2
+    assert provider.sent == ["a", "b"]
+
+
+def test_a_message_is_one_dead_letter_whatever_of_its_reply_fails(store, provider, delivery, buried):
+    provider.failures = {131026: Permanent("131026")}
+    commit(store, "a1|a2")
+    delivery.deliver("ana")
+    for part in range(2):
+        delivery.report(Status(f"wamid.{part}", "failed", callback=f"ana:1:{part}", error_code=131026))
+    assert buried == [("q-a1|a2", "reply not delivered: 131026")]
+
+
+@pytest.mark.parametrize("error", [Permanent("132001"), ChannelDown("190"), Transient("503")])
+def test_an_invitation_that_cannot_be_sent_is_not_asked_for_again_and_again(store, provider, delivery, buried, error):
+    provider.failures = {131047: WindowClosed("131047")}
+    provider.reopening = Part("template")
+    commit(store, "a")
+    delivery.deliver("ana")
+    provider.script = [error]
+    delivery.report(Status("wamid.a", "failed", callback="ana:1:0", error_code=131047))
+    assert len(buried) == 1
