@@ -55,7 +55,7 @@ def _measure(system: System, bot: Chatbot, turn: int, count: int) -> dict[str, f
         bot.router.wake_sender(message.user, 1)
 
     return {
-        "mark read": spent(bot.router.mark_read),
+        "mark read": spent(lambda message: bot.router.mark_read(message, at=time.time())),
         "reply": spent(reply, then=lambda: not bot.store.due_outboxes(before=time.time() + 3600)),
         "report": spent(lambda message: bot.router.report(_delivered(message))),
     }

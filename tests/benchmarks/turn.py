@@ -152,7 +152,7 @@ def run(bench: Bench) -> Figures:
             "webhook and router": way.cost(lambda: way.post(written())),
             "the same, first of a session": way.cost(lambda: way.post(written(NEW))),
             "turn": way.cost(lambda: bot.conversation.answer(message())),
-            "read mark": way.cost(lambda: bot.delivery.mark_read(message())),
+            "read mark": way.cost(lambda: bot.delivery.mark_read(message(), asked_at=time.time())),
             "send": way.cost(way.deliver),
             "status: webhook": way.cost(lambda: bot.router.report(STATUS)),
             "status: sender": way.cost(lambda: bot.delivery.report(STATUS)),

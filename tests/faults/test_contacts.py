@@ -29,6 +29,7 @@ from chatbot.conversation import Conversation
 from chatbot.delivery import Delivery
 from chatbot.errors import OutcomeUnknown, TooFast, Transient
 from chatbot.messages import Message, Part, Turn
+from chatbot.presence import Runs
 from chatbot.store import Store, connect
 from tests.faults import test_promises
 from tests.faults.test_promises import Clock, Crash, Steps
@@ -166,10 +167,10 @@ class Contacts(RuleBasedStateMachine):
         outbound = SimpleNamespace(bury=None, wake_sender=lambda *_, **__: None)
         delivery = Delivery(
             self._store(), {"shell": sender}, outbound, tries=1, settle_seconds=SETTLE_SECONDS,
-            clock=self.clock, sleep=self.clock.advance,
+            runs=Runs("sender", SimpleNamespace(is_gone=lambda _: False)), clock=self.clock, sleep=self.clock.advance,
         )  # fmt: skip
         try:
-            delivery.deliver(user, holder="sender")
+            delivery.deliver(user)
         except (Crash, Transient):
             pass
 

@@ -68,11 +68,12 @@ def test_a_turn_is_two_round_trips_to_redis_and_two_messages(way):
 def test_a_read_mark_is_asked_for_without_waiting_for_the_broker_but_not_for_ever(way, rabbitmq):
     router = way.bot.router
     router.wake_sender(LIVE, 0)  # from here on nothing is unconfirmed
+    now = way.bot.store.now()
     with held([rabbitmq.process]):
         for _ in range(UNREAD - 1):
-            router.mark_read(message())
+            router.mark_read(message(), at=now)
         with pytest.raises(BrokerUnavailable):
-            router.mark_read(message())
+            router.mark_read(message(), at=now)
 
 
 def test_a_turn_that_was_taken_is_one_round_trip_to_each(way):
@@ -98,7 +99,9 @@ def test_of_replies_that_wait_each_costs_three(way):
 
 
 def test_a_read_mark_is_one_round_trip_to_redis(way):
-    assert way.cost(lambda: way.bot.delivery.mark_read(message())) == Cost(redis=(["HMGET"], 1))
+    now = way.bot.store.now()
+    cost = way.cost(lambda: way.bot.delivery.mark_read(message(), asked_at=now))
+    assert cost == Cost(redis=(["HMGET", "TIME"], 1))
 
 
 def test_a_status_is_one_round_trip_to_each(way):

@@ -181,6 +181,8 @@ def test_a_postponed_reply_is_due_later_and_counts_as_no_run_that_never_ended(st
     assert store.settle_later(claimed, pause=30)
     assert store.due_outboxes(before=clock.now + 29) == []
     assert store.due_outboxes(before=clock.now + 30) == ["ana"]
+    assert store.claim_delivery("ana", fence="b") is None, "it rests, whoever asks"
+    clock.now += 30
     again = store.claim_delivery("ana", fence="b")
     assert (again.parts, again.doubt_since, again.runs) == (1, None, 1), "it was surely not sent"
 
@@ -222,13 +224,60 @@ def test_overdue_users_are_taken_and_moved_on(store, clock):
     for user in ("ana", "bia", "caio"):
         turn(store, "um", user)
         clock.now += 1
-    assert store.take_due(most=10, seconds=60) == []
+    everybody = ["ana", "bia", "caio", "nobody"]
+    assert store.take_due(everybody, seconds=60) == []
     clock.now += OVERDUE_SECONDS
-    assert store.take_due(most=2, seconds=60) == ["ana", "bia"]
-    assert store.take_due(most=2, seconds=60) == ["caio"]
-    assert store.take_due(most=2, seconds=60) == []
+    assert store.due_outboxes(before=clock.now, most=2) == ["ana", "bia"]
+    assert store.due_outboxes(before=clock.now, skip=2, most=2) == ["caio"]
+    assert store.take_due(everybody[:2], seconds=60) == ["ana", "bia"]
+    assert store.take_due(everybody, seconds=60) == ["caio"], "each by one"
+    assert store.due_outboxes(before=clock.now) == []
     clock.now += 60
-    assert store.take_due(most=10, seconds=60) == ["ana", "bia", "caio"]
+    assert store.take_due(everybody, seconds=60) == ["ana", "bia", "caio"]
+
+
+def test_sessions_are_looked_at_from_where_the_last_look_ended(store, clock):
+    for user in ("ana", "bia", "caio"):
+        turn(store, "um", user)
+        clock.now += 1
+    assert store.rescued_until("amqp://one") == float("-inf")
+    assert store.sessions_after(float("-inf"), most=2) == [("ana", 1000.0), ("bia", 1001.0)]
+    store.note_rescued("amqp://one", 1001.0)
+    assert store.sessions_after(store.rescued_until("amqp://one"), most=2) == [("caio", 1002.0)]
+    assert store.rescued_until("amqp://another") == float("-inf")
+    store.note_rescued("amqp://one", float("-inf"))
+    assert len(store.sessions_after(store.rescued_until("amqp://one"), most=9)) == 3
+
+
+def test_what_is_done_alone_is_done_by_one_at_a_time(store):
+    with store.alone("that", seconds=60) as first, store.alone("that", seconds=60) as second:
+        assert (first, second) == (True, False)
+        with store.alone("this", seconds=60) as other:
+            assert other
+    with store.alone("that", seconds=60) as again:
+        assert again
+        store._redis.set("chatbot:lock:that", "somebody else's")  # it took longer than that
+    assert store._redis.get("chatbot:lock:that") == "somebody else's"
+
+
+def test_a_refusal_that_came_late_ends_the_turn_for_whoever_has_it(store):
+    turn(store, "um")
+    turn(store, "dois")
+    store.claim_delivery("ana", fence="a")
+    taken = store.claim_delivery("ana", fence="b", gone="a")
+    assert not store.report_refused("ana", 1, 1)
+    assert store.report_refused("ana", 1, 0)
+    assert not store.report_refused("ana", 1, 0)
+    assert not store.settle_part(taken, 1)
+    assert store.claim_delivery("ana", fence="b").number == 2
+
+
+def test_a_turn_that_is_done_may_be_settled_twice(store):
+    """The first answer may be lost and the call repeated."""
+    turn(store, "um")
+    claimed = store.claim_delivery("ana", fence="a")
+    assert store.settle_done(claimed)
+    assert store.settle_done(claimed)
 
 
 def test_sessions_end_unless_active(store, clock):
