@@ -11,7 +11,6 @@ Source: Celery, "Message Protocol", version 2.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -32,8 +31,10 @@ def _caller() -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A task by its name, and what it is called with, JSON-ready, in ``countdown`` seconds.
+    """A task by its name, and what it is called with, JSON-ready.
 
+    It has no ``eta``: that is a time of one host's clock, compared with another's, and would wait
+    unacknowledged in whoever it was delivered to.
     ``shown`` is what Flower shows in the place of the arguments, which may say too much.
     ``caller`` is who calls; the message may be written by another thread, for many.
     """
@@ -42,7 +43,6 @@ class Call:
     arguments: tuple[Any, ...]
     kwargs: dict[str, Any]
     shown: str
-    countdown: float = 0.0
     caller: tuple[str, str] = field(default_factory=_caller)
 
     def message(self) -> task_message:
@@ -59,8 +59,6 @@ class Call:
         }
         if parent:
             headers["parent_id"] = parent
-        if self.countdown:
-            headers["eta"] = (datetime.now(UTC) + timedelta(seconds=self.countdown)).isoformat()
         return task_message(
             headers, {"correlation_id": id_}, body=(self.arguments, self.kwargs, _FOLLOWED_BY), sent_event=None
         )

@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 DOWN_HELP = "nothing can be sent: run `chatbot doctor`, look at token, permissions and payment of this number"
 #: How long an undeliverable outbox rests before the next attempt.
 REST_SECONDS = 60.0
-#: A longer rest is not published as a countdown, which would wait unacknowledged in a sender: rescue wakes it.
+#: Of a longer rest this process remembers nothing: rescue wakes a sender when it is over.
 LONGEST_COUNTDOWN_SECONDS = 600.0
 #: Whoever finds an outbox claimed comes back once its run may be known to be gone.
 LOOK_AGAIN_SECONDS = ALIVE_SECONDS + 1.0

@@ -16,8 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
+import structlog
 from amqp import spec
 from amqp.exceptions import MessageNacked, PreconditionFailed
 from celery import Celery
@@ -30,8 +32,11 @@ from chatbot.calls import Call
 from chatbot.errors import BrokerUnavailable, QueueFull
 from chatbot.frames import together
 from chatbot.group_commit import GroupCommit
+from chatbot.later import Later
 from chatbot.messages import Message, Notice, Status
 from chatbot.publishing import Publisher, Publishers
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -90,6 +95,7 @@ class Router:
         self._queue_arguments = queue_arguments
         self._publishers = Publishers(celery, timeout=timeout, url=url, clock=clock)
         self._group = GroupCommit(self._write)
+        self._later = Later(name="wake-ups")
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
         self._virtual = self._publishers.virtual
@@ -153,11 +159,21 @@ class Router:
         self._publishers.run(deadline, lambda publisher: self._request(publisher, [queue], deadline))
 
     def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
-        """Say that turn ``number`` of ``user`` waits in the outbox, for a sender to look in ``countdown`` seconds.
+        """Say that turn ``number`` of ``user`` waits in the outbox, now or in ``countdown`` seconds.
 
-        Raises ``BrokerUnavailable``.
+        For so long it waits in this process and is lost with it, and then rescue comes later. Raises
+        ``BrokerUnavailable`` where it is said now.
         """
-        self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}", countdown=countdown))
+        if countdown > 0:
+            self._later.call(countdown, user, partial(self._wake_or_leave, user, number))
+        else:
+            self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}"))
+
+    def _wake_or_leave(self, user: str, number: int) -> None:
+        try:
+            self.wake_sender(user, number)
+        except BrokerUnavailable as err:
+            log.warning("delivery.left_to_rescue", error=str(err))
 
     def mark_read(self, message: Message, *, at: float) -> None:
         """Have ``message`` marked as read, with a typing indicator while it is being answered: a courtesy.
@@ -219,10 +235,10 @@ class Router:
 
     def _to_sender(
         self, task: str, arguments: tuple[Any, ...], routing_key: str, *,
-        countdown: float = 0.0, deadline: float | None = None, **kwargs: Any,
+        deadline: float | None = None, **kwargs: Any,
     ) -> _Wanted:  # fmt: skip
         """Return the call of a sender's task."""
-        call = Call(task, arguments, kwargs, shown=repr(arguments), countdown=countdown)
+        call = Call(task, arguments, kwargs, shown=repr(arguments))
         return _Wanted(call, routing_key, self._until(deadline))
 
     def _until(self, deadline: float | None) -> float:

@@ -33,7 +33,7 @@ PASS_SECONDS = 30.0
 #: So many are read from Redis at once.
 PAGE = 100
 #: Senders are not woken while so many messages wait for them.
-MOST_WAITING = 200
+MOST_WAITING = 1000
 #: An outbox is overdue again this long after its sender was woken.
 WAKE_AGAIN_SECONDS = 30.0
 #: That nobody delivers is said this often.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -59,12 +58,6 @@ def test_each_message_has_an_id_of_its_own():
     """Two of one ``send`` may be on their way, and its id is who holds the outbox."""
     call = Call("say", (), {}, shown="()")
     assert call.message().headers["id"] != call.message().headers["id"]
-
-
-def test_a_call_in_some_seconds_is_due_then(celery):
-    before = datetime.now(UTC)
-    due = received(celery, Call("say", (), {}, shown="()", countdown=20).message()).eta
-    assert before + timedelta(seconds=20) <= due <= datetime.now(UTC) + timedelta(seconds=20)
 
 
 def test_a_call_during_a_task_names_it_as_its_parent_whoever_writes_the_message(celery):
