@@ -5,7 +5,8 @@ A machine plays broker, workers, senders and provider for two users. Every call 
 strikes before a step or after it took effect with the answer lost: the process ends, the
 other side is away, refuses or falls silent; or something else happens *meanwhile*: the
 broker hands the same message or the next one to another worker, another sender wakes,
-time passes, a status webhook comes. A run that is overtaken meanwhile goes on as a zombie.
+time passes, a status webhook comes. A process says that it lives and renews the claims of its runs, unless it
+ended or *stands still*: one that stood still goes on as a zombie when another one has taken its place.
 What must hold is asserted where it happens, after each rule, and once all is drained.
 """
 
@@ -27,16 +28,17 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from chatbot import conversation, delivery
+from chatbot import conversation
 from chatbot.breaker import Breaker
 from chatbot.conversation import Conversation
-from chatbot.delivery import Delivery
-from chatbot.errors import OutcomeUnknown, Permanent, TooFast, Transient
+from chatbot.delivery import MOST_RUNS_IN_PART, Delivery
+from chatbot.errors import OutcomeUnknown, Permanent, TooFast, Transient, TurnUnderWay
 from chatbot.messages import Message, Part, Status, Turn
-from chatbot.store import OVERDUE_SECONDS, Store, connect
+from chatbot.presence import ALIVE_SECONDS, CLAIM_SECONDS, RENEW_SECONDS, Runs
+from chatbot.store import OVERDUE_SECONDS, Busy, Committed, Store, connect
 
 USERS = ("ana", "b:2")
-WORKERS = 3
+WORKERS = SENDERS = 4
 HISTORY_TURNS = 3
 SETTLE_SECONDS = 60.0
 #: Away for longer than a run has patience.
@@ -59,7 +61,7 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        self.now += seconds
+        self.now = round(self.now + seconds, 6)  # as Redis keeps it
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,35 @@ class Delivered:
 
 
 @dataclass(eq=False)
+class Process:
+    """A worker or a sender: what it does, and its runs."""
+
+    runs: Runs
+    does: Any = None  # a ``Conversation`` or a ``Delivery``
+    ended_at: float = float("inf")
+    still_since: float = float("inf")
+
+    def is_gone(self, now: float) -> bool:
+        """Return whether it has not said for so long that it lives that it is taken for gone."""
+        return now > min(self.ended_at, self.still_since) + ALIVE_SECONDS
+
+    def lives_through(self, fence: str) -> bool:
+        """Return whether a run of it goes on, and its claim is renewed."""
+        return fence in self.runs._living and min(self.ended_at, self.still_since) == float("inf")
+
+
+@dataclass(eq=False)
 class Run:
     """One run of ``answer`` or ``deliver``, with the faults it has yet to meet."""
 
     user: str
     plan: list[Fault]
+    process: Process
     waiting: Delivered | None = None  # answer: its message in the queue
-    worker: int = -1
     past: list[Turn] = field(default_factory=list)  # answer: what was committed when it began
-    suspect: bool = False  # answer: it was told to run alone
-    holder: str = ""  # deliver: its wake-up
     claimed: Any = None
     told_at: float | None = 0.0  # deliver: when it heard last that it may send; ``None``: its last call was in vain
-    sends_since_lost: int = 0
+    knows: set[tuple[str, int, int]] = field(default_factory=set)  # deliver: parts whose ids it was told
     away: dict[str, float] = field(default_factory=dict)
 
     def next_fault(self, at: str) -> Fault | None:
@@ -130,7 +148,7 @@ class Exchange:
     def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
         self.wake_ups[user].append(f"wake-up-{next(self._fresh)}")
 
-    def mark_read(self, message: Message) -> None:
+    def mark_read(self, message: Message, *, at: float) -> None:
         """A courtesy: nothing depends on it."""
 
     def bury(self, message: Message, reason: str) -> None:
@@ -148,7 +166,8 @@ class Model:
 
     def reply(self, message: Message, history: tuple[Turn, ...]) -> str:
         run = next(self._fresh)
-        return "|".join(f"{message.id} run {run} part {part}" for part in range(1 + run % 3))
+        words = f"{message.text} {message.id} run {run}"
+        return "|".join(f"{words} part {part}" for part in range(1 + run % 3))
 
 
 class Provider:
@@ -159,8 +178,15 @@ class Provider:
         self.texts: dict[tuple[str, int, int], set[str]] = defaultdict(set)
         self.notices: Counter[tuple[str, str]] = Counter()
 
-    def compose(self, reply: str) -> list[Part]:
+    def plain(self, reply: str) -> list[Part]:
         return [Part(text) for text in reply.split("|")]
+
+    def compose(self, reply: str) -> list[Part]:
+        if reply.startswith("deadly"):
+            raise Crash(reply)
+        if reply.startswith("broken"):
+            raise IndexError(reply)
+        return self.plain(reply)
 
     def send(self, to: Message, part: Part, *, callback: str) -> str:
         if not callback:
@@ -176,20 +202,22 @@ MEANWHILE = ("another user", "another sender", "a status", "a message", "a while
 ENDS = ("crash", "crash", "error", "away")
 ANSWER_FAULTS = {
     "begin_turn": ENDS, "mark_read": ("crash", "error"), "reply": (*ENDS, "refusal"), "commit_turn": ENDS,
-    "release_turn": ENDS, "not_begun": ENDS,
+    "release_turn": ENDS, "is_gone": ("error",),
     "bury": ENDS, "notify": ("crash", "error"), "wake_sender": ENDS, "ack": ("crash",),
 }  # fmt: skip
 DELIVER_FAULTS = {
     "claim_delivery": ENDS, "send": (*ENDS, "silence", "silence", "slow down", "slow down", "too fast", "refusal"),
     "settle_part": ENDS, "settle_done": ENDS, "settle_calling": ENDS, "settle_later": ENDS, "settle_doubt": ENDS,
+    "settle_plain": ENDS, "report_part": ENDS, "report_refused": ENDS, "is_gone": ("error",),
     "count": ENDS, "bury": ENDS, "ack": ("crash",),
 }  # fmt: skip
 #: Where being overtaken matters most: between what a run was told and what it does about it.
+STILL = ("stands still", "stands still for long")
 ANSWER_MEANWHILE = (
-    ("begin_turn", "not_begun", "reply", "commit_turn"),
-    ("the same message", "the next message", *MEANWHILE),
+    ("begin_turn", "reply", "commit_turn"),
+    ("the same message", "the next message", *STILL, *MEANWHILE),
 )
-DELIVER_MEANWHILE = (("claim_delivery", "send", "settle_part"), ("the same wake-up", "a long while", *MEANWHILE))
+DELIVER_MEANWHILE = (("claim_delivery", "send", "settle_part", "settle_calling", "settle_done"), (*STILL, *MEANWHILE))
 
 
 def plans(steps: dict[str, tuple[str, ...]], depth: int) -> st.SearchStrategy[tuple[Fault, ...]]:
@@ -223,20 +251,30 @@ class Promises(RuleBasedStateMachine):
         self.exchange = Exchange()
         self.provider = Provider()
         self.agent = Model()
+        self.numbers = itertools.count(1)
+        self.processes: dict[str, Process] = {}
+        self.renewals: dict[object, tuple[Process, Callable[[], object]]] = {}
+        self.renewing = False
         self.workers = [self._start_worker() for _ in range(WORKERS)]
+        self.senders = [self._start_sender() for _ in range(SENDERS)]
         self.runs: list[Run] = []  # under way, the newest last
         self.fresh = itertools.count(1)
+        self.quiet_since = float("inf")  # once nothing fails any more: when a process ended last
+        self.broken: AssertionError | None = None
         # What was asked of the system.
         self.arrived: dict[str, list[Message]] = {user: [] for user in USERS}
         self.queue: dict[str, list[Delivered]] = {user: [] for user in USERS}
         # What the system has done, as seen where it took effect.
         self.committed: dict[str, list[Turn]] = {user: [] for user in USERS}
-        self.newest_claim: dict[str, int] = {}
-        self.under_way: dict[str, tuple[str, float]] = {}  # user → message, since
-        self.unheard_of: dict[str, set[tuple[Run, bool]]] = defaultdict(set)  # message → who began and never ended it
+        self.newest_turn: dict[str, str] = {}  # user → fence
+        self.under_way: dict[str, tuple[str, str, float]] = {}  # user → message, fence, until
+        self.unheard_of: dict[str, set[str]] = defaultdict(set)  # message → fences that began and never ended it
         self.active_at: dict[str, float] = {}
-        self.newest_fence: dict[str, int] = {}
-        self.held: dict[str, tuple[str, float]] = {}  # user → holder, until
+        self.newest_fence: dict[str, str] = {}
+        self.held: dict[str, tuple[str, float]] = {}  # user → fence, until
+        self.cut_off: Counter[tuple[str, int]] = Counter()  # turn → runs that never settled it
+        self.known: set[tuple[str, int, int]] = set()  # parts whose ids a run was told that ended in order
+        self.closed: set[tuple[str, int]] = set()  # turns that were settled by whoever had lost the claim
         self.resent: Counter[tuple[str, int, int]] = Counter()
         self.refused: set[tuple[str, int]] = set()
         self.called_at: dict[tuple[str, int, int], float] = {}
@@ -247,28 +285,95 @@ class Promises(RuleBasedStateMachine):
         store = Store(self.client, history_turns=HISTORY_TURNS, retention=10**6, clock=self.clock)
         return Steps(store, self.step)
 
-    def _start_worker(self) -> Conversation:
+    def _start(self) -> Process:
+        """Start a process; what it renews is renewed as the machine's clock moves."""
+        liveness = SimpleNamespace(is_gone=lambda id_: self.processes[id_].is_gone(self.clock()))
+        process = Process(Runs(f"p{next(self.numbers)}", Steps(liveness, self.step)))
+        process.runs._renewals = SimpleNamespace(repeating=partial(self._renewed_in, process))  # type: ignore[assignment]
+        self.processes[process.runs.process] = process
+        return process
+
+    @contextmanager
+    def _renewed_in(self, process: Process, call: Callable[[], object]) -> Iterator[None]:
+        block = object()
+        self.renewals[block] = process, call
+        try:
+            yield
+        finally:
+            del self.renewals[block]
+
+    def _start_worker(self) -> Process:
+        process = self._start()
         agent = Steps(self.agent, self.step)
         breaker = Breaker(failures=3, rest=5.0, clock=self.clock)
-        return Conversation(
-            self._faulty_store(), lambda: agent, Steps(self.exchange, self.step), llm_tries=2, breaker=breaker,
-            sleep=self.clock.advance,
+        process.does = Conversation(
+            self._faulty_store(), lambda: agent, Steps(self.exchange, self.step), runs=process.runs, llm_tries=2,
+            breaker=breaker, sleep=self.advance,
         )  # fmt: skip
+        return process
 
-    def _start_sender(self) -> Delivery:
+    def _start_sender(self) -> Process:
+        process = self._start()
         channel = SimpleNamespace(
-            compose=self.provider.compose, send=Steps(self.provider, self.step).send, limits=None, window=None
-        )
-        outbound = SimpleNamespace(bury=Steps(self.exchange, self.step).bury, wake_sender=self.exchange.wake_sender)
-        return Delivery(
-            self._faulty_store(), {"shell": channel}, outbound, tries=3,
-            settle_seconds=SETTLE_SECONDS, clock=self.clock, sleep=self.clock.advance,
+            compose=self.provider.compose, plain=self.provider.plain, send=Steps(self.provider, self.step).send,
+            limits=None, window=None,
         )  # fmt: skip
+        outbound = SimpleNamespace(bury=Steps(self.exchange, self.step).bury, wake_sender=self.exchange.wake_sender)
+        process.does = Delivery(
+            self._faulty_store(), {"shell": channel}, outbound, runs=process.runs, tries=3,
+            settle_seconds=SETTLE_SECONDS, clock=self.clock, sleep=self.advance,
+        )  # fmt: skip
+        return process
+
+    def _end(self, process: Process) -> None:
+        process.ended_at = self.clock()
+        if self.quiet_since < float("inf"):
+            self.quiet_since = self.clock()
+
+    def _free(self, processes: list[Process]) -> int:
+        """Return which of some processes has no run under way: each has one at a time."""
+        busy = [run.process for run in self.runs]
+        return next(n for n, process in enumerate(processes) if process not in busy)
+
+    def advance(self, seconds: float) -> None:
+        """Have time pass; who lives renews its claims."""
+        while seconds > 0:
+            self.clock.advance(min(seconds, RENEW_SECONDS))
+            seconds -= RENEW_SECONDS
+            self.renewing = True
+            for process, renew in list(self.renewals.values()):
+                if process.still_since == float("inf"):
+                    renew()
+            self.renewing = False
+
+    def _renewed(self, user: str, fence: str) -> None:
+        until = self.clock() + CLAIM_SECONDS
+        if self.held.get(user, ("",))[0] == fence:
+            self.held[user] = fence, until
+        if self.under_way.get(user, ("", ""))[1] == fence:
+            self.under_way[user] = self.under_way[user][0], fence, until
+
+    def _lives(self, fence: str) -> bool:
+        """Return whether a run goes on, and its claim is renewed."""
+        return self.processes[fence.partition("/")[0]].lives_through(fence)
 
     # -- steps and what strikes them --------------------------------------------
 
     def step(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Take a step; a promise that it breaks is remembered, for a sender foresees all that may be raised."""
+        try:
+            return self._take_step(name, call, *args, **kwargs)
+        except AssertionError as err:
+            self.broken = self.broken or err
+            raise
+
+    def _take_step(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Take one step of the newest run, with whatever its plan has for it."""
+        if self.renewing:
+            renewed = call(*args, **kwargs)
+            if renewed:
+                self._renewed(*args)
+            return renewed
         self.clock.advance(MOMENT)
         run = self.runs[-1]
         asked = getattr(self, f"_asked_{name}", None)
@@ -279,7 +384,12 @@ class Promises(RuleBasedStateMachine):
             raise self._error(run, Fault(name, "before", "error"))
         if fault and (fault.when == "before" or fault.what == "refusal"):
             self._strike(run, fault)
-        result = call(*args, **kwargs)
+        try:
+            result = call(*args, **kwargs)
+        except (Busy, TurnUnderWay):
+            since = self.clock() - self.quiet_since
+            assert since <= CLAIM_SECONDS + 1, "nobody is silent for longer than a claim stands"
+            raise
         done = getattr(self, f"_done_{name}", None)
         if done:
             done(run, result, *args, **kwargs)
@@ -289,6 +399,9 @@ class Promises(RuleBasedStateMachine):
             run.told_at = self.clock()
         if fault and fault.when == "after" and fault.what != "refusal":
             self._strike(run, fault)
+        if name == "send" and kwargs["callback"]:
+            user, number, part = kwargs["callback"].rsplit(":", 2)
+            run.knows.add((user, int(number), int(part)))
         return result
 
     def _strike(self, run: Run, fault: Fault) -> None:
@@ -327,18 +440,27 @@ class Promises(RuleBasedStateMachine):
             if self.queue[other] and not any(r.user == other and r.waiting for r in self.runs):
                 self._answer(self.queue[other][0], plan)
         elif what == "another sender":
-            self._deliver(run.user, f"another-{next(self.fresh)}", plan)
-        elif what == "the same wake-up" and run.holder:
-            self._deliver(run.user, run.holder, plan)
+            self._deliver(run.user, plan)
+        elif what in STILL:
+            self._stand_still(run, 110.0 if "long" in what else ALIVE_SECONDS + 1.0, plan)
         elif what == "a status":
             self._report_all(run.user)
         elif what == "a message":
             self._write(run.user)
         elif what == "a while":
-            self.clock.advance(61.0)
-        elif what == "a long while" and not any(r.waiting for r in self.runs):
-            # Only a sender stands still that long: a turn is bounded well below its claim.
-            self.clock.advance(delivery.CLAIM_SECONDS + 1.0)
+            self.advance(61.0)
+
+    def _stand_still(self, run: Run, seconds: float, plan: tuple[Fault, ...]) -> None:
+        """Hold the run's process for so long, and have another one take its place meanwhile."""
+        if run.process.still_since < float("inf"):
+            return
+        run.process.still_since = self.clock()
+        self.advance(seconds)
+        if run.waiting is None:
+            self._deliver(run.user, plan)
+        elif run.waiting in self.queue[run.user]:
+            self._answer(run.waiting, plan)
+        run.process.still_since = float("inf")
 
     def _may_go_beside(self, run: Run) -> bool:
         """Whether a broker that hands the queue over may deliver the next message beside this one.
@@ -349,42 +471,43 @@ class Promises(RuleBasedStateMachine):
         queue = self.queue[run.user]
         if len(queue) < 2 or queue[0] is not run.waiting:
             return False
-        message, since = self.under_way.get(run.user, ("", 0.0))
-        begun = message == run.waiting.message.id and self.clock() < since + conversation.CLAIM_SECONDS - 600.0
+        message, _, until = self.under_way.get(run.user, ("", "", 0.0))
+        begun = message == run.waiting.message.id and self.clock() < until - 1.0
         return begun or self._turn_of(run.waiting.message) is not None
 
     # -- what is seen where it takes effect -------------------------------------
 
-    def _done_begin_turn(self, at: Run, begun: Any, message: Message, /, *, seconds: float, run: str) -> None:
+    def _done_begin_turn(self, at: Run, begun: Any, message: Message, /, *, fence: str, gone: str = "") -> None:
         self.active_at[message.user] = self.clock()
         if begun.answered:
             assert begun.answered == self._turn_of(message), "an answered message has the turn it got"
             return
         assert self._turn_of(message) is None, "one message, one turn"
-        self.unheard_of[message.id].add((at, at.suspect))
+        _, other, until = self.under_way.get(message.user, ("", fence, 0.0))
+        assert other in {fence, gone} or until <= self.clock(), "one turn at a time"
+        assert other == fence or until <= self.clock() or not self._lives(other), "a run that lives is not overtaken"
+        self.unheard_of[message.id].add(fence)
         assert begun.attempts == len(self.unheard_of[message.id]), "an attempt is a run never heard of again, or this"
-        self.newest_claim[message.user] = begun.claim
-        self.under_way[message.user] = (message.id, self.clock())
+        self.newest_turn[message.user] = fence
+        self.under_way[message.user] = (message.id, fence, self.clock() + CLAIM_SECONDS)
         at.past = list(self.committed[message.user])
 
     def _done_release_turn(self, run: Run, result: None, begun: Any) -> None:
-        if begun.claim == self.newest_claim[run.user]:
+        if begun.fence == self.newest_turn[run.user]:
             self.under_way.pop(run.user, None)
-            self.unheard_of[begun.message.id].discard((run, run.suspect))
-
-    def _done_not_begun(self, run: Run, result: None, begun: Any) -> None:
-        run.suspect = True
-        if begun.claim == self.newest_claim[run.user]:
-            self.unheard_of[begun.message.id].discard((run, False))
+            self.unheard_of[begun.message.id].discard(begun.fence)
 
     def _asked_reply(self, run: Run, message: Message, history: tuple[Turn, ...]) -> None:
         assert message == run.waiting.message
         assert list(history) == run.past[-HISTORY_TURNS:], "the agent sees its user's last turns, all and only they"
 
-    def _done_commit_turn(self, run: Run, turn: Turn | None, begun: Any, reply: str, *, failure: str) -> None:
-        if turn is None:
+    def _done_commit_turn(
+        self, run: Run, committed: Committed | None, begun: Any, reply: str, *, failure: str
+    ) -> None:  # fmt: skip
+        if committed is None:
             return
-        assert begun.claim == self.newest_claim[run.user], "an overtaken run commits nothing"
+        turn = committed.turn
+        assert begun.fence == self.newest_turn[run.user], "an overtaken run commits nothing"
         assert turn.number == len(self.committed[run.user]) + 1, "turns are numbered without gaps"
         assert turn.message == run.waiting.message
         assert turn.reply == reply
@@ -397,17 +520,18 @@ class Promises(RuleBasedStateMachine):
         assert number <= len(turns), "nobody wakes the sender for a turn that was not committed"
         assert turns[number - 1].message.id == run.waiting.message.id, "nor for that of another message"
 
-    def _done_claim_delivery(self, run: Run, claimed: Any, user: str, *, holder: str, seconds: float) -> None:
+    def _done_claim_delivery(self, run: Run, claimed: Any, user: str, *, fence: str, gone: str = "") -> None:
         run.claimed = claimed
         if claimed is None:
             self.held.pop(user, None)
             return
-        other, until = self.held.get(user, ("", 0.0))
-        assert other in {"", holder} or until <= self.clock(), "one sender at a time, until its claim runs out"
+        other, until = self.held.get(user, (fence, 0.0))
+        assert other in {fence, gone} or until <= self.clock(), "one sender at a time, until its claim runs out"
+        assert other == fence or until <= self.clock() or not self._lives(other), "a run that lives is not overtaken"
         assert claimed.turn == self.committed[user][claimed.number - 1], "the reply is the one of that turn"
-        self.newest_fence[user] = claimed.fence
-        self.held[user] = (holder, self.clock() + seconds)
-        run.sends_since_lost = 0
+        self.newest_fence[user] = fence
+        self.held[user] = (fence, self.clock() + CLAIM_SECONDS)
+        self.cut_off[user, claimed.number] += 1
 
     def _asked_send(self, run: Run, to: Message, part: Part, *, callback: str) -> None:
         if not callback:
@@ -416,11 +540,9 @@ class Promises(RuleBasedStateMachine):
         assert (user, int(number)) == (run.user, run.claimed.number)
         key = (user, int(number), int(part))
         run.told_at = self.clock() if run.told_at is None else run.told_at
-        if run.claimed.fence != self.newest_fence[user]:
-            # What it was about to send when it lost its claim; whoever has the claim counts it.
-            run.sends_since_lost += 1
-            assert run.sends_since_lost == 1, "a sender that lost its claim sends nothing more"
-        elif key in self.provider.texts:
+        assert run.claimed.fence == self.newest_fence[user], "a sender that lost its claim sends nothing more"
+        assert key not in self.known, "what is known to be sent is written down"
+        if key in self.provider.texts:
             silent = self.clock() - self.called_at[key]
             assert silent >= SETTLE_SECONDS - 1, f"sent again {silent:.3f} s later: its status had no time to come"
 
@@ -429,7 +551,7 @@ class Promises(RuleBasedStateMachine):
             return
         user, number, index = callback.rsplit(":", 2)
         key = (user, int(number), int(index))
-        assert self.provider.compose(self.committed[user][key[1] - 1].reply)[key[2]] == part
+        assert self.provider.plain(self.committed[user][key[1] - 1].reply)[key[2]] == part
         self.called_at[key] = max(self.called_at.get(key, 0.0), run.told_at)
         copies = self.provider.accepted.count(key)
         assert copies <= 1 + self.resent[key], f"{key} reached the provider {copies} times, counted {self.resent[key]}"
@@ -438,12 +560,27 @@ class Promises(RuleBasedStateMachine):
         if event == "unknown_resent":
             self.resent[run.user, run.claimed.number, run.claimed.parts] += 1
 
-    def _settled(
-        self, kept: Any, claimed: Any, *_: int, seconds: float = 0.0, pause: float | None = None, sent: str = ""
-    ) -> None:
-        assert kept == (claimed.fence == self.newest_fence[claimed.user]), "only the newest claim settles anything"
-        if kept and (seconds or pause is not None):
-            self.held[claimed.user] = (self.held[claimed.user][0], self.clock() + seconds)
+    def _settled(self, kept: Any, claimed: Any, *_: int, pause: float | None = None, sent: str = "") -> None:
+        user = claimed.user
+        newest = claimed.fence == self.newest_fence[user]
+        assert newest or not kept, "only the newest claim settles anything"
+        assert kept or not newest or (user, claimed.number) in self.closed, "and it does"
+        if not kept:
+            return
+        if pause is None:
+            self._renewed(user, claimed.fence)
+        else:
+            self.held.pop(user, None)
+            self.cut_off[user, claimed.number] -= 1
+
+    def _done_report_refused(self, run: Run, written: Any, user: str, number: int, part: int) -> None:
+        if written:
+            self.closed.add((user, number))
+
+    def _done_bury(self, run: Run, result: None, message: Message, reason: str) -> None:
+        if "given up" in reason and run.claimed:
+            self.refused.add((run.user, run.claimed.number))
+            assert self.cut_off[run.user, run.claimed.number] > MOST_RUNS_IN_PART, "given up too early"
 
     def _turn_of(self, message: Message) -> Turn | None:
         return next((turn for turn in self.committed[message.user] if turn.message.id == message.id), None)
@@ -462,21 +599,21 @@ class Promises(RuleBasedStateMachine):
             yield
         finally:
             self.runs.remove(run)
+            if self.broken:
+                raise self.broken
 
     def _answer(self, waiting: Delivered, plan: tuple[Fault, ...] = ()) -> bool:
         """Have a free worker take a message; return whether it was used up."""
-        busy = {run.worker for run in self.runs}
-        worker = next((n for n in range(WORKERS) if n not in busy), None)
-        if worker is None:
-            return False
+        worker = self._free(self.workers)
         waiting.tag += 1
-        tag, user = waiting.tag, waiting.message.user
+        tag, user, process = waiting.tag, waiting.message.user, self.workers[worker]
         try:
-            with self._running(Run(user, list(plan), waiting=waiting, worker=worker)):
-                turn = self.workers[worker].answer(waiting.message)
+            with self._running(Run(user, list(plan), process, waiting=waiting)):
+                turn = process.does.answer(waiting.message)
                 assert turn == self._turn_of(waiting.message)
                 self.step("ack", lambda: None)
         except Crash:
+            self._end(process)
             self.workers[worker] = self._start_worker()
         except Transient:
             pass  # back to the head of its queue
@@ -486,25 +623,34 @@ class Promises(RuleBasedStateMachine):
             return True
         return False
 
-    def _deliver(self, user: str, holder: str, plan: tuple[Fault, ...] = ()) -> bool:
-        """Have a sender follow a wake-up; return whether that is used up."""
+    def _deliver(self, user: str, plan: tuple[Fault, ...] = ()) -> bool:
+        """Have a free sender follow a wake-up; return whether that is used up."""
+        sender = self._free(self.senders)
+        process = self.senders[sender]
+        run = Run(user, list(plan), process)
         try:
-            with self._running(Run(user, list(plan), holder=holder)):
-                self._start_sender().deliver(user, holder=holder)
+            with self._running(run):
+                process.does.deliver(user)
+                self.known |= run.knows
                 self.step("ack", lambda: None)
-        except (Crash, Transient):
+        except Crash:
+            self._end(process)
+            self.senders[sender] = self._start_sender()
+            return False
+        except Transient:
             return False
         return True
 
-    def _follow(self, user: str, holder: str, plan: tuple[Fault, ...] = ()) -> None:
-        if self._deliver(user, holder, plan) and holder in self.exchange.wake_ups[user]:
-            self.exchange.wake_ups[user].remove(holder)
+    def _follow(self, user: str, wake_up: str, plan: tuple[Fault, ...] = ()) -> None:
+        if self._deliver(user, plan) and wake_up in self.exchange.wake_ups[user]:
+            self.exchange.wake_ups[user].remove(wake_up)
 
     def _report(self, key: tuple[str, int, int]) -> None:
         """A status webhook comes for something the provider has; as the task does, it sends on."""
         user, number, part = key
-        with self._running(Run(user, [])):
-            told = self._start_sender().report(Status("wamid.x", "sent", callback=f"{user}:{number}:{part}"))
+        process = self.senders[self._free(self.senders)]
+        with self._running(Run(user, [], process)):
+            told = process.does.report(Status("wamid.x", "sent", callback=f"{user}:{number}:{part}"))
         assert told in {user, None}
         if told:
             self.exchange.wake_sender(user, number)
@@ -515,7 +661,7 @@ class Promises(RuleBasedStateMachine):
 
     # -- rules ------------------------------------------------------------------
 
-    @rule(user=users, text=st.sampled_from(("oi", "oi", "oi", "")))
+    @rule(user=users, text=st.sampled_from(("oi", "oi", "oi", "oi", "", "broken", "deadly")))
     def a_user_writes(self, user, text):
         self._write(user, text)
 
@@ -532,8 +678,8 @@ class Promises(RuleBasedStateMachine):
     @rule(
         user=users,
         ended=st.sampled_from((0, 0, 2, 3)),
-        at=st.sampled_from((("begin_turn", "after"), ("not_begun", "after"), ("commit_turn", "before"))),
-        what=st.sampled_from(("the same message", "the next message")),
+        at=st.sampled_from((("begin_turn", "after"), ("reply", "before"), ("commit_turn", "before"))),
+        what=st.sampled_from(("the same message", "the next message", "stands still")),
         then=plans(ANSWER_FAULTS, 1),
         plan=plans(ANSWER_FAULTS, 0),
     )
@@ -543,6 +689,7 @@ class Promises(RuleBasedStateMachine):
             while len(self.queue[user]) < 2:
                 self._write(user)
             self._answer(self.queue[user][0], faults)
+            self.advance(ALIVE_SECONDS + 1.0)
 
     @rule(user=users, plan=deliveries, pick=picks)
     def a_sender_is_woken(self, user, plan, pick):
@@ -556,9 +703,9 @@ class Promises(RuleBasedStateMachine):
         if not self.queue[user]:
             self._write(user)
         self._answer(self.queue[user][0])
-        for holder in list(self.exchange.wake_ups[user]):
-            self._follow(user, holder, plan)
-        self._deliver(user, f"another-{next(self.fresh)}")
+        for wake_up in list(self.exchange.wake_ups[user]):
+            self._follow(user, wake_up, plan)
+        self._deliver(user)
 
     @rule(user=users, again=st.booleans())
     def a_wake_up_is_doubled_or_lost(self, user, again):
@@ -574,9 +721,9 @@ class Promises(RuleBasedStateMachine):
         if keys:
             self._report(keys[pick % len(keys)])
 
-    @rule(seconds=st.sampled_from((1.0, OVERDUE_SECONDS, SETTLE_SECONDS, delivery.CLAIM_SECONDS + 1.0)))
+    @rule(seconds=st.sampled_from((1.0, ALIVE_SECONDS + 1.0, OVERDUE_SECONDS, SETTLE_SECONDS, CLAIM_SECONDS + 1.0)))
     def time_passes(self, seconds):
-        self.clock.advance(seconds)
+        self.advance(seconds)
 
     @rule()
     def beat_rescues(self):
@@ -587,8 +734,9 @@ class Promises(RuleBasedStateMachine):
     @rule()
     def a_notice_is_told(self):
         message, what, text = self.exchange.notices.pop()
-        with self._running(Run(message.user, [])):
-            self._start_sender().notify(message, what, text)
+        process = self.senders[self._free(self.senders)]
+        with self._running(Run(message.user, [], process)):
+            process.does.notify(message, what, text)
 
     @rule(user=users, meanwhile=st.booleans(), plan=plans(ANSWER_FAULTS, 0))
     def an_idle_session_closes(self, user, meanwhile, plan):
@@ -627,7 +775,7 @@ class Promises(RuleBasedStateMachine):
             (user, turn.number, part)
             for turn in self.committed[user]
             if (user, turn.number) not in self.refused
-            for part in range(len(self.provider.compose(turn.reply)))
+            for part in range(len(self.provider.plain(turn.reply)))
         ]
         assert complete == due[: len(complete)], "no reply overtakes another, and no part is left out"
 
@@ -652,7 +800,7 @@ class Promises(RuleBasedStateMachine):
         if turn.failure:
             assert (turn.message.id, turn.failure) in self.exchange.buried, "an apology is a dead letter"
         accepted = {key for key in self.provider.accepted if key[:2] == (user, turn.number)}
-        parts = self.provider.compose(turn.reply)
+        parts = self.provider.plain(turn.reply)
         for key in accepted:
             assert self.provider.texts[key] == {parts[key[2]].text}, "one reply per turn"
         if len(accepted) < len(parts):
@@ -661,15 +809,16 @@ class Promises(RuleBasedStateMachine):
             assert any(reason.startswith("reply not delivered") for reason in reasons), "what was refused is kept"
 
     def _drain(self) -> None:
+        self.quiet_since = self.clock()
         for _ in range(100):
             for user in USERS:
                 while self.queue[user] and self._answer(self.queue[user][0]):
                     pass
-                for holder in list(self.exchange.wake_ups[user]):
-                    self._follow(user, holder)
+                for wake_up in list(self.exchange.wake_ups[user]):
+                    self._follow(user, wake_up)
             if self._is_drained():
                 return
-            self.clock.advance(SETTLE_SECONDS)
+            self.advance(SETTLE_SECONDS)
             self.beat_rescues()
         raise AssertionError("what was taken is answered and delivered in the end")
 
