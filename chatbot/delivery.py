@@ -45,6 +45,8 @@ LONGEST_COUNTDOWN_SECONDS = 600.0
 LOOK_AGAIN_SECONDS = ALIVE_SECONDS + 1.0
 #: This long after it was confirmed, a claim counts as held; a run that waited longer asks again before it sends.
 SURE_SECONDS = 1.0
+#: An answer to that may come too late itself: it is asked so often.
+ASKS = 3
 #: From this run of a turn on, earlier ones having broken or never ended, it goes out without formatting …
 PLAIN_RUNS = 3
 #: … and after so many it is given up: that went out in part and cannot become plain any more, or that is plain.
@@ -488,19 +490,33 @@ class Delivery:
         return in_place(attempt, tries=self._tries, sleep=self._sleep)
 
     def _may_send(self, progress: _Progress, *, again: bool) -> bool:
-        """Return whether the next part is still to be sent: after a wait, in doubt or once more, that is asked."""
-        now = self._clock()
-        if not again and not progress.in_doubt and now - progress.sure_at <= SURE_SECONDS:
+        """Return whether the next part is still to be sent: after a wait, in doubt or once more, that is asked.
+
+        Raises ``_Lost``, ``Transient`` where each answer comes too late to be relied on.
+        """
+        if not again and not progress.in_doubt and self._is_sure(progress):
             return True
-        answer = self._store.settle_calling(progress.claimed, progress.part)
-        if answer == LOST:
-            raise _Lost
-        progress.sure_at = now
-        if answer == WRITTEN and progress.in_doubt and not progress.repeated:
+        for _ in range(ASKS):
+            now = self._clock()
+            answer = self._store.settle_calling(progress.claimed, progress.part)
+            if answer == LOST:
+                raise _Lost
+            progress.sure_at = now
+            if answer != WRITTEN:
+                return False
+            self._count_repeat(progress)
+            if self._is_sure(progress):
+                return True
+        raise Transient("whether the claim is still held was answered too late")
+
+    def _is_sure(self, progress: _Progress) -> bool:
+        return self._clock() - progress.sure_at <= SURE_SECONDS
+
+    def _count_repeat(self, progress: _Progress) -> None:
+        if progress.in_doubt and not progress.repeated:
             log.warning("delivery.sent_again", number=progress.claimed.number)
             self._store.count("unknown_resent")
             progress.repeated = True
-        return answer == WRITTEN
 
     def _noted(self, settle: Callable[[], bool]) -> bool:
         """Have it written down what was sent. Raises ``OutcomeUnknown``: what is not written down is in doubt."""
