@@ -54,7 +54,7 @@ MOST_RUNS_IN_PART, MOST_RUNS = 3, 4
 #: So many runs may break in a way that nobody foresaw.
 MOST_BROKEN = 3
 #: Redis may be away this long before a part that went out counts as one in doubt.
-NOTE_SECONDS = 20.0
+NOTE_SECONDS = 60.0
 #: A sender sleeps this long at most for its number's next free place; for more, it comes back.
 LONGEST_SLEEP = 2.0
 #: Whoever comes so late to its place would crowd those behind: it asks for another, a few times.
@@ -91,6 +91,10 @@ class _StillInDoubt(OutcomeUnknown):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"it may have been sent: a status may come for {seconds:.0f} s yet")
         self.seconds = seconds
+
+
+class _NotNoted(OutcomeUnknown):
+    """What was sent could not be written down."""
 
 
 class _Lost(Exception):
@@ -278,22 +282,26 @@ class Delivery:
             return self._refuse(progress, to, f"given up: {progress.claimed.runs - 1} runs of it never ended")
         try:
             self._send_parts(progress, to, turn.reply)
+            log.info("delivery.done", number=number)
+            return self._settle_done(progress)
         except OutcomeUnknown as err:
             return self._wait_for_status(progress, err)
         except Transient as err:
             return self._rest(progress, err, self._pause(to, err))
         except Permanent as err:
             return self._refuse(progress, to, str(err))
-        log.info("delivery.done", number=number)
-        return self._settle_done(progress)
 
     def _wait_for_status(self, progress: _Progress, error: OutcomeUnknown) -> bool:
         """Leave the part in doubt until a status settles it, or its time is up."""
         if isinstance(error, _StillInDoubt):
             self._store.settle_doubt(progress.claimed, pause=error.seconds)
             return False
-        log.warning("delivery.in_doubt", number=progress.claimed.number, error=str(error))
-        self._store.settle_doubt(progress.claimed, pause=self._settle_seconds)
+        claimed = progress.claimed
+        log.warning("delivery.in_doubt", number=claimed.number, error=str(error))
+        self._store.settle_doubt(claimed, pause=self._settle_seconds)
+        if isinstance(error, _NotNoted) and progress.sent:  # Redis came back just now
+            self._store.report_part(claimed.user, claimed.number, progress.part - 1)
+            self._outbound.wake_sender(claimed.user, claimed.number, countdown=0.0)
         return False
 
     def _rest(self, progress: _Progress, error: Transient, pause: float) -> bool:
@@ -519,11 +527,11 @@ class Delivery:
             progress.repeated = True
 
     def _noted(self, settle: Callable[[], bool]) -> bool:
-        """Have it written down what was sent. Raises ``OutcomeUnknown``: what is not written down is in doubt."""
+        """Have it written down what was sent. Raises ``_NotNoted``: what is not written down is in doubt."""
         try:
             return in_place(settle, seconds=NOTE_SECONDS, sleep=self._sleep)
         except Transient as err:
-            raise OutcomeUnknown(f"sent, and not written down: {err}") from err
+            raise _NotNoted(f"sent, and not written down: {err}") from err
 
     def _sender(self, message: Message) -> Sender:
         try:

@@ -88,6 +88,7 @@ class Contacts(RuleBasedStateMachine):
         self.replies: dict[tuple[str, int], set[str]] = defaultdict(set)
         self.fault: tuple[str, str, str] | None = None
         self.meanwhile: list[int] = []
+        self.runs: dict[str, Runs] = {}
         self.outcome = "ok"
 
     def _phone(self) -> str:
@@ -111,8 +112,8 @@ class Contacts(RuleBasedStateMachine):
             raise Crash if fault[2] == "crash" else Transient("away")
         result = call(*args, **kwargs)
         if name == "commit_turn" and result:
-            assert result.message.id not in self.committed, "one message, one turn"
-            self.committed[result.message.id] = result
+            assert result.turn.message.id not in self.committed, "one message, one turn"
+            self.committed[result.turn.message.id] = result.turn
         if name == "move":
             self._taken(args[0])
         if fault:
@@ -135,9 +136,16 @@ class Contacts(RuleBasedStateMachine):
         nothing = lambda *_, **__: None  # noqa: E731
         outbound = SimpleNamespace(route=self._route, wake_sender=nothing, mark_read=nothing, notify=nothing)
         return Conversation(
-            Steps(self._store(), self.step), lambda: agent, Steps(outbound, self.step), llm_tries=2,
+            Steps(self._store(), self.step), lambda: agent, Steps(outbound, self.step), runs=self._runs(), llm_tries=2,
             breaker=Breaker(failures=10**6, rest=1.0, clock=self.clock), sleep=self.clock.advance,
         )  # fmt: skip
+
+    def _runs(self) -> Runs:
+        """Return the runs of a new process; of the others, those are gone that have none under way."""
+        liveness = SimpleNamespace(is_gone=lambda id_: not self.runs[id_]._living)
+        runs = Runs(f"p{next(self.fresh)}", liveness)
+        self.runs[runs.process] = runs
+        return runs
 
     def _route(self, message: Message) -> None:
         self.queues[message.user].append(message)
@@ -167,7 +175,7 @@ class Contacts(RuleBasedStateMachine):
         outbound = SimpleNamespace(bury=None, wake_sender=lambda *_, **__: None)
         delivery = Delivery(
             self._store(), {"shell": sender}, outbound, tries=1, settle_seconds=SETTLE_SECONDS,
-            runs=Runs("sender", SimpleNamespace(is_gone=lambda _: False)), clock=self.clock, sleep=self.clock.advance,
+            runs=self._runs(), clock=self.clock, sleep=self.clock.advance,
         )  # fmt: skip
         try:
             delivery.deliver(user)
