@@ -36,11 +36,17 @@ class BrokerUnavailable(Transient):
 
 
 class TooFast(Transient):
-    """The channel takes no more for now from us to this person, or from ``whole_number``."""
+    """The channel takes no more for now from us to this person, or from ``whole_number``.
 
-    def __init__(self, message: str, *, retry_after: float | None = None, whole_number: bool = False) -> None:
+    With ``alert`` a person has to look at the number.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, whole_number: bool = False, alert: bool = False
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.whole_number = whole_number
+        self.alert = alert
 
 
 class WindowClosed(Permanent):

@@ -73,6 +73,16 @@ class Service:
                 self._opened = client(timeout=self._timeout, max_bytes=self._max_bytes, headers=self._headers)
             return self._opened
 
+    def post(self, url: str, content: Any, *, max_bytes: int | None = None) -> httpx.Response:
+        """Post ``content`` as JSON; return the answer, read. For use inside ``calling``.
+
+        What no UTF-8 can hold (half of a surrogate pair) goes out as a ``?``.
+        """
+        body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        headers = {"Content-Type": "application/json"}
+        bound = {} if max_bytes is None else allow(max_bytes)
+        return self.client().post(url, content=body, headers=headers, extensions=bound)
+
     def close(self) -> None:
         """Close the connections, if there are any; a later call opens new ones."""
         with self._opening:
@@ -81,15 +91,17 @@ class Service:
             opened.close()
 
     @contextmanager
-    def calling(
-        self, *, unanswered: type[Transient] = OutcomeUnknown, unusable: type[Transient | Permanent] = ChannelDown
-    ) -> Iterator[None]:
+    def calling(self, *, sends: bool = True, unusable: type[Transient | Permanent] = ChannelDown) -> Iterator[None]:
         """Raise the errors of the calls inside the block as ours.
 
-        ``Transient``: nothing was sent. ``unanswered``: it may have been carried out, and no
-        answer came that can be read. ``unusable``: our address or our key is none.
+        ``Transient``: nothing went out. ``OutcomeUnknown``: a call that ``sends`` may have been
+        carried out, and no answer came that can be read. A call that only reads can be made
+        again (``Transient``), but not for an answer that is too long (``Permanent``).
+        ``unusable``: our address or our key is none.
         """
         import httpx
+
+        from chatbot.transport import AnswerTooLong
 
         try:
             yield
@@ -99,13 +111,11 @@ class Service:
             raise unusable(f"the address of {self._name} is none") from None
         except httpx.LocalProtocolError:  # a line break in the key: nothing went out
             raise unusable(f"the key of {self._name} is no header value ({self._setting})") from None
+        except AnswerTooLong:
+            raise (OutcomeUnknown if sends else Permanent)(f"{self._name} answered with too much") from None
         except httpx.RequestError as err:
+            unanswered = OutcomeUnknown if sends else Transient
             raise unanswered(f"{self._name} did not answer: {_classes(err)}") from None
-
-
-def json_body(content: Any) -> bytes:
-    """Return ``content`` as JSON; what no UTF-8 can hold (half of a surrogate pair) becomes a ``?``."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _classes(error: BaseException) -> str:

@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from chatbot import language
-from chatbot.channels.answers import retry_after
+from chatbot import http, language
+from chatbot.channels.answers import json_in, retry_after
 from chatbot.config import secret
 from chatbot.errors import Permanent, Transient
 from chatbot.messages import Message
 
 if TYPE_CHECKING:
-    import httpx  # loaded by the first call
+    import httpx  # imported by the first call
 
     from chatbot.config import Settings
 
 log = structlog.get_logger(__name__)
 
-CONNECT_SECONDS = 10.0
 #: Largest image that is shown (WhatsApp's own limit for images: 5 MB).
 IMAGE_BYTES = 5 * 1024 * 1024
+#: No transcription has more bytes.
+WORDS_BYTES = 1024 * 1024
 #: What an image looks like at its beginning, for the types that vision models take.
 IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 #: Extension by audio type: transcription servers judge a file by its name.
@@ -144,40 +145,38 @@ def _image_type(content: bytes) -> str:
 class Transcriber:
     """Writes down speech through any OpenAI-compatible ``/audio/transcriptions``.
 
-    ``timeout`` in seconds bounds one call. No language is given: the model finds it out.
+    ``timeout`` in seconds bounds the whole of a call. No language is given: the model finds it out.
     """
 
     def __init__(self, base_url: str, *, model: str, api_key: str, timeout: float) -> None:
         self._url = f"{base_url}/audio/transcriptions"
         self._model = model
-        # As bytes: a key with odd characters is the server's to refuse.
-        self._headers = {b"Authorization": f"Bearer {api_key}".encode("utf-8", "replace")} if api_key else {}
-        self._timeout = timeout
+        self._service = http.Service(
+            "the transcription server",
+            setting="CHATBOT_TRANSCRIPTION_API_KEY",
+            timeout=timeout,
+            max_bytes=WORDS_BYTES,
+            # As bytes: a key with odd characters is the server's to refuse.
+            headers={b"Authorization": f"Bearer {api_key}".encode("utf-8", "replace")} if api_key else {},
+        )
 
     def transcribe(self, audio: bytes, mime_type: str) -> str:
         """Return the words in ``audio``, ``""`` where nobody speaks. Raises ``Transient``, ``Permanent``."""
-        import httpx
-
         plain = mime_type.partition(";")[0].strip().lower() or "audio/ogg"
         file = (f"audio.{EXTENSIONS.get(plain, 'ogg')}", audio, plain)
-        try:
-            answer = httpx.post(
-                self._url,
-                data={"model": self._model, "response_format": "json"},
-                files={"file": file},
-                headers=self._headers,
-                timeout=httpx.Timeout(self._timeout, connect=min(self._timeout, CONNECT_SECONDS)),
-            )
-        except httpx.LocalProtocolError as err:  # a line break in the key: nothing went out
-            raise Permanent("the key is no header value (CHATBOT_TRANSCRIPTION_API_KEY)") from err
-        except httpx.RequestError as err:
-            raise Transient(f"the transcription server does not answer: {type(err).__name__}") from err
+        form = {"model": self._model, "response_format": "json"}
+        with self._service.calling(sends=False, unusable=Permanent):
+            answer = self._service.client().post(self._url, data=form, files={"file": file})
         if answer.is_success:
             return _words(answer)
         says = f"the transcription server answered {answer.status_code}"
         if answer.status_code in {408, 409, 429} or answer.is_server_error:
             raise Transient(says, retry_after=retry_after(answer))
         raise Permanent(says)
+
+    def close(self) -> None:
+        """Close the connections, if there are any; a later call opens new ones."""
+        self._service.close()
 
 
 def transcriber(settings: Settings) -> Callable[[bytes, str], str] | None:
@@ -193,10 +192,7 @@ def transcriber(settings: Settings) -> Callable[[bytes, str], str] | None:
 
 
 def _words(answer: httpx.Response) -> str:
-    try:
-        body: Any = answer.json()
-    except ValueError:
-        body = None
+    body: Any = json_in(answer)
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise Permanent("the transcription server answered with no text")

@@ -15,11 +15,9 @@ Source: Evolution API 2.3, ``webhook.controller.ts``, ``sendMessage.router.ts``,
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hmac
 import re
-import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from urllib.parse import quote
 
 import jwt
 
+from chatbot import http
 from chatbot.channels import evolution_payload
 from chatbot.channels.answers import json_in, retry_after
 from chatbot.channels.formatting import split, to_whatsapp
@@ -37,12 +36,14 @@ from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent,
 from chatbot.messages import Inbound, Limits, Message, Part, Status
 
 if TYPE_CHECKING:
-    import httpx  # loaded by the first call: the webhook makes none
+    import httpx  # imported by the first call: the webhook makes none
 
     from chatbot.config import Settings
 
 #: How long a presence is shown; the gateway answers only when it is over.
 TYPING_MILLISECONDS = 1500
+#: No answer has more bytes; one with a file has so many beside it.
+ANSWER_BYTES = 1024 * 1024
 #: Where a header may carry the secret.
 SECRET_HEADERS = ("X-Webhook-Secret", "apikey")
 #: With this option each file travels inside its webhook, which then is larger than we take.
@@ -50,7 +51,7 @@ BASE64_OFF = 'Files are fetched from the gateway: switch it off (POST /webhook/s
 
 
 class Evolution:
-    """One Evolution server and the instances on it. ``timeout`` in seconds bounds every call."""
+    """One Evolution server and the instances on it. ``timeout`` in seconds bounds the whole of every call."""
 
     window: float | None = None
     reopening: Part | None = None
@@ -62,14 +63,17 @@ class Evolution:
         limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/")
-        self._api_key = api_key
         self._instance = instance
         self._webhook_secret = webhook_secret.encode()
         self._jwt_key = jwt_key
-        self._timeout = timeout
         self.limits = limits
-        self._opening = threading.Lock()
-        self._opened: httpx.Client | None = None
+        self._service = http.Service(
+            "Evolution",
+            setting="CHATBOT_EVOLUTION_API_KEY",
+            timeout=timeout,
+            max_bytes=ANSWER_BYTES,
+            headers={b"apikey": api_key.encode("utf-8", "replace")},
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Evolution:
@@ -146,50 +150,53 @@ class Evolution:
         return Permanent(f"WhatsApp reported {status.status}")
 
     def download(self, message: Message, *, limit: int) -> bytes:
-        """Return the file a person sent. Raises ``Permanent`` over ``limit`` bytes, else as ``send``."""
+        """Return the file a person sent, of ``limit`` bytes at most.
+
+        Raises ``Transient`` (also ``ChannelDown``), and ``Permanent`` for a file that is too
+        large, empty or no file.
+        """
         asked = {"message": {"key": {"id": message.media.id if message.media else ""}}, "convertToMp4": False}
-        encoded = text_of(dict_of(self._call(message, "chat/getBase64FromMediaMessage", asked)).get("base64"))
-        if len(encoded) * 3 // 4 > limit + 2:
-            raise Permanent(f"the file is over {limit} bytes")
-        try:
-            content = base64.b64decode(encoded.rpartition(",")[2], validate=True)
-        except binascii.Error as err:
-            raise Permanent("Evolution answered with a file that is not base64") from err
-        if not content:
+        bound = _encoded_length(limit) + ANSWER_BYTES
+        answer = self._call(message, "chat/getBase64FromMediaMessage", asked, sends=False, max_bytes=bound)
+        encoded = dict_of(answer).pop("base64", "")
+        if not isinstance(encoded, str) or not encoded:
             raise Permanent("Evolution answered with no file")
-        return content
+        return _decoded(encoded.rpartition(",")[2], limit)
 
     def close(self) -> None:
         """Close the connections, if there are any; a later call opens new ones."""
-        with self._opening:
-            opened, self._opened = self._opened, None
-        if opened:
-            opened.close()
+        self._service.close()
 
-    def _client(self) -> httpx.Client:
-        import httpx
-
-        with self._opening:
-            if self._opened is None:
-                key = self._api_key.encode("utf-8", "replace")
-                self._opened = httpx.Client(timeout=self._timeout, headers={b"apikey": key})
-            return self._opened
-
-    def _call(self, to: Message, what: str, content: dict[str, Any]) -> Any:
-        import httpx
-
+    def _call(
+        self, to: Message, what: str, content: dict[str, Any], *, sends: bool = True, max_bytes: int = ANSWER_BYTES
+    ) -> Any:
         url = f"{self._url}/{what}/{quote(to.account or self._instance, safe='')}"
-        try:
-            answer = self._client().post(url, json=content)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as err:
-            raise Transient(f"Evolution cannot be reached: {type(err).__name__}") from err
-        except httpx.LocalProtocolError as err:
-            raise ChannelDown("the key is no header value (CHATBOT_EVOLUTION_API_KEY)") from err
-        except httpx.RequestError as err:
-            raise OutcomeUnknown(f"Evolution did not answer: {type(err).__name__}") from err
+        with self._service.calling(sends=sends):
+            answer = self._service.post(url, content, max_bytes=max_bytes)
         if answer.is_success:
             return json_in(answer)
-        raise _classified(answer)
+        error = _classified(answer)
+        if isinstance(error, OutcomeUnknown) and not sends:
+            raise Transient(str(error), retry_after=error.retry_after)
+        raise error
+
+
+def _encoded_length(size: int) -> int:
+    """Return how many characters base64 makes of ``size`` bytes."""
+    return (size + 2) // 3 * 4
+
+
+def _decoded(encoded: str, limit: int) -> bytes:
+    """Return the file, of ``limit`` bytes at most. Raises ``Permanent``."""
+    if len(encoded) > _encoded_length(limit):
+        raise Permanent(f"the file is over {limit} bytes")
+    try:
+        content = binascii.a2b_base64(encoded, strict_mode=True)  # takes the text as it is: no copy is made
+    except ValueError:
+        raise Permanent("Evolution answered with a file that is not base64") from None
+    if len(content) > limit:
+        raise Permanent(f"the file is over {limit} bytes")
+    return content
 
 
 def webhook_trouble(settings: Settings, *, timeout: float) -> str:
@@ -214,7 +221,8 @@ _REFUSALS = {
     HTTPStatus.UNAUTHORIZED: (ChannelDown, "the key is refused (CHATBOT_EVOLUTION_API_KEY)"),
     HTTPStatus.FORBIDDEN: (ChannelDown, "the key may not use this instance"),
     HTTPStatus.NOT_FOUND: (ChannelDown, "there is no such instance (CHATBOT_EVOLUTION_INSTANCE)"),
-    HTTPStatus.GATEWAY_TIMEOUT: (OutcomeUnknown, "a proxy before it waited in vain"),
+    HTTPStatus.METHOD_NOT_ALLOWED: (ChannelDown, "this is not Evolution (CHATBOT_EVOLUTION_URL)"),
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (ChannelDown, "a proxy refuses us"),
     HTTPStatus.REQUEST_TIMEOUT: (Transient, "it was busy"),
     HTTPStatus.TOO_MANY_REQUESTS: (Transient, "it is asked too often"),
 }  # fmt: skip
@@ -227,8 +235,10 @@ def _classified(answer: httpx.Response) -> Transient | Permanent:
     if answer.status_code in _REFUSALS:
         kind, what = _REFUSALS[HTTPStatus(answer.status_code)]
         return kind(f"{says}: {what}", retry_after=pause)
-    if answer.is_server_error:
-        return Transient(says, retry_after=pause)
+    if answer.is_redirect:
+        return ChannelDown(f"{says}: a redirect, which is not followed (CHATBOT_EVOLUTION_URL)", retry_after=pause)
+    if answer.is_server_error:  # it may have failed after WhatsApp took the message, or a proxy waited in vain
+        return OutcomeUnknown(says, retry_after=pause)
     return _by_its_words(says, list_of(dict_of(dict_of(json_in(answer)).get("response")).get("message")))
 
 

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from chatbot import language
+from chatbot import http, language
 from chatbot.channels import cloud_media, cloud_payload
 from chatbot.channels.answers import json_in
-from chatbot.channels.cloud_errors import MEANINGS, classified, failure
+from chatbot.channels.cloud_errors import classified, failure, meaning_of
 from chatbot.channels.formatting import split, to_whatsapp
 from chatbot.choices import as_text, offered
 from chatbot.config import secret
-from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
+from chatbot.errors import BadSignature, OutcomeUnknown, Permanent, Transient
 from chatbot.language import OPTIONS, PICK
 from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status
 
 if TYPE_CHECKING:
-    import httpx  # loaded by the first call: the webhook makes none
-
     from chatbot.config import Settings
 
 
@@ -36,10 +33,12 @@ ROWS, ROW_TITLE, ROW_DESCRIPTION = 10, 24, 72
 INTERACTIVE_BODY = 1024
 #: A person can be written to freely for this long after their last message.
 WINDOW_SECONDS = 86_400.0
+#: No answer of the Graph API to what we send has more bytes.
+ANSWER_BYTES = 1024 * 1024
 
 
 class WhatsApp:
-    """One of our numbers on the Cloud API. ``timeout`` in seconds bounds every call."""
+    """One of our numbers on the Cloud API. ``timeout`` in seconds bounds the whole of every call that sends."""
 
     too_large = ""
 
@@ -58,15 +57,19 @@ class WhatsApp:
     ) -> None:
         self._graph_url = graph_url.rstrip("/")
         self._phone_number_id = phone_number_id
-        self._access_token = access_token
         self._app_secrets = [secret.encode() for secret in (app_secret, previous_app_secret) if secret]
         self.limits = limits
         self.window = WINDOW_SECONDS
         self.reopening = Part("", template=template) if template else None
         self._verify_token = verify_token.encode()
-        self._timeout = timeout
-        self._opening = threading.Lock()
-        self._opened: httpx.Client | None = None
+        self._service = http.Service(
+            "the Graph API",
+            setting="CHATBOT_WHATSAPP_ACCESS_TOKEN",
+            timeout=timeout,
+            max_bytes=ANSWER_BYTES,
+            # As bytes: a token with odd characters is Meta's to refuse (code 190).
+            headers={b"Authorization": f"Bearer {access_token}".encode("utf-8", "replace")},
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> WhatsApp:
@@ -118,9 +121,7 @@ class WhatsApp:
         Raises ``Transient`` (also ``ChannelDown``), and ``Permanent`` for a file that is too
         large, that is not there, or that lies on a host which is not Meta's.
         """
-        return cloud_media.fetch(
-            self._client(), self._graph_url, message.media.id if message.media else "", limit=limit
-        )
+        return cloud_media.fetch(self._service, self._graph_url, message.media.id if message.media else "", limit=limit)
 
     # -- outbound ---------------------------------------------------------------
 
@@ -157,40 +158,19 @@ class WhatsApp:
     def failed(self, status: Status) -> Transient | Permanent:
         """Return what a ``failed`` status stands for, as if the call had failed that way."""
         says = f"WhatsApp reported failed, code {status.error_code}"
-        meaning = MEANINGS.get(status.error_code) if status.error_code else None
+        meaning = meaning_of(status.error_code or None)
         if meaning is None:
             return Permanent(says)
         return failure(meaning, f"{says} ({meaning.what})", meaning.pause)
 
     def close(self) -> None:
         """Close the connections, if there are any; a later call opens new ones."""
-        with self._opening:
-            opened, self._opened = self._opened, None
-        if opened:
-            opened.close()
-
-    def _client(self) -> httpx.Client:
-        import httpx
-
-        with self._opening:
-            if self._opened is None:
-                # As bytes: a token with odd characters is Meta's to refuse (code 190).
-                bearer = f"Bearer {self._access_token}".encode("utf-8", "replace")
-                self._opened = httpx.Client(timeout=self._timeout, headers={b"Authorization": bearer})
-            return self._opened
+        self._service.close()
 
     def _call(self, to: Message, content: dict[str, Any]) -> Any:
-        import httpx
-
         url = f"{self._graph_url}/{quote(to.account or self._phone_number_id, safe='')}/messages"
-        try:
-            answer = self._client().post(url, json={"messaging_product": "whatsapp", **content})
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as err:
-            raise Transient(f"the Graph API cannot be reached: {type(err).__name__}") from err
-        except httpx.LocalProtocolError as err:  # a line break in the token: nothing went out
-            raise ChannelDown("the access token is no header value (CHATBOT_WHATSAPP_ACCESS_TOKEN)") from err
-        except httpx.RequestError as err:
-            raise OutcomeUnknown(f"the Graph API did not answer: {type(err).__name__}") from err
+        with self._service.calling():
+            answer = self._service.post(url, {"messaging_product": "whatsapp", **content})
         if answer.is_success:
             return json_in(answer)
         raise classified(answer)

@@ -458,7 +458,8 @@ def test_a_file_is_fetched_within_its_limit(desk):
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(401, ChannelDown), (403, ChannelDown), (429, Transient), (500, Transient), (400, Permanent)]
+    ("status", "kind"),
+    [(401, ChannelDown), (403, ChannelDown), (429, Transient), (500, OutcomeUnknown), (400, Permanent)],
 )
 def test_a_refusal_has_its_class(desk, status, kind):
     desk.faults.script([Fault("error", status=status)])

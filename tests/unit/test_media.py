@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chatbot import language
+from chatbot import http, language
 from chatbot.app import Chatbot
 from chatbot.breaker import Breaker
 from chatbot.channels import cloud_media
@@ -192,8 +192,12 @@ def test_metas_hosts_are_fetched_from(url):
         assert request.headers["Authorization"] == "Bearer token"
         return httpx.Response(200, stream=httpx.ByteStream(VOICE))
 
-    client = httpx.Client(transport=httpx.MockTransport(answer), headers={"Authorization": "Bearer token"})
-    assert cloud_media.fetch(client, "https://graph.facebook.com/v26.0", "1", limit=len(VOICE)) == VOICE
+    class Mock(http.Service):
+        def client(self) -> httpx.Client:
+            return httpx.Client(transport=httpx.MockTransport(answer), headers={"Authorization": "Bearer token"})
+
+    service = Mock("the Graph API", setting="", timeout=5, max_bytes=1, headers={})
+    assert cloud_media.fetch(service, "https://graph.facebook.com/v26.0", "1", limit=len(VOICE)) == VOICE
 
 
 def test_a_redirect_is_followed_at_home_only(graph, elsewhere):

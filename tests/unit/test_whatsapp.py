@@ -278,7 +278,7 @@ def test_read_and_typing_are_one_call(graph):
         (500, 131026, Permanent, None),
         (401, 190, ChannelDown, None),
         (403, 200, ChannelDown, None),
-        (500, None, Transient, None),
+        (500, None, OutcomeUnknown, None),
         (429, None, Transient, None),
         (404, None, Permanent, None),
     ],

@@ -105,21 +105,39 @@ def test_the_code_decides_whatever_the_http_status_is(graph, status, kind, codes
 
 @pytest.mark.parametrize("code", [None, True, False, "190", 4.5, [], {}, 999_999])
 def test_what_is_no_code_of_metas_leaves_it_to_the_http_status(graph, code):
-    for status, kind in ((400, Permanent), (401, Permanent), (429, Transient), (500, Transient), (503, Transient)):
+    server_error = Transient if code == 999_999 else OutcomeUnknown  # with a code it is the Graph API that refused
+    for status, kind in (
+        (400, Permanent),
+        (401, Permanent),
+        (429, Transient),
+        (500, server_error),
+        (503, server_error),
+    ):
         graph.refuse(status, code)
         assert type(failure(graph)) is kind, status
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"\xff", [], {"error": "no"}, None])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\xff", [], {"error": "no"}, None, b"[" * 100_000])
 def test_an_answer_that_is_no_error_object_leaves_it_to_the_http_status(graph, content):
-    graph.status, graph.content = 503, content
-    assert type(failure(graph)) is Transient
+    """A server error without words of Meta's own may hide a message that was taken; others refuse us, or it."""
+    for status, kind in (
+        (500, OutcomeUnknown), (502, OutcomeUnknown), (503, OutcomeUnknown), (504, OutcomeUnknown),
+        (408, Transient), (429, Transient), (400, Permanent), (413, Permanent),
+        (401, ChannelDown), (403, ChannelDown), (404, ChannelDown), (407, ChannelDown),
+        (301, ChannelDown), (302, ChannelDown), (304, ChannelDown), (308, ChannelDown),
+    ):  # fmt: skip
+        graph.status, graph.content = status, b"" if status == 304 else content
+        assert type(failure(graph)) is kind, status
 
 
 @pytest.mark.parametrize(
-    ("header", "pause"), [("7", 7.0), ("0", 0.0), ("nan", None), ("inf", None), ("-5", None), ("soon", None)]
-)
-def test_a_pause_is_a_number_of_seconds_or_none(graph, header, pause):
+    ("header", "pause"),
+    [("7", 7.0), ("0", 0.0), ("nan", None), ("inf", None), ("-5", None), ("soon", None), ("3600", 3600.0),
+     ("3601", 3600.0), ("1e300", 3600.0), ("9" * 300, 3600.0), ("", None), ("-inf", None)],
+)  # fmt: skip
+def test_a_pause_is_a_number_of_seconds_of_an_hour_at_most_or_none(graph, header, pause):
+    graph.refuse(503, 2, Retry_After=header)
+    assert failure(graph).retry_after == (5.0 if pause in (None, 0.0) else pause)
     graph.refuse(503, None, Retry_After=header)
     assert failure(graph).retry_after == pause
 
