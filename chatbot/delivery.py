@@ -37,6 +37,7 @@ from chatbot.store import DEDUPE_SECONDS, LONGEST_REST_SECONDS, LOST, WRITTEN, B
 log = structlog.get_logger(__name__)
 
 DOWN_HELP = "nothing can be sent: run `chatbot doctor`, look at token, permissions and payment of this number"
+RESTRICTED_HELP = "people block or report this number: look at its quality in the WhatsApp Manager before it is stopped"
 #: How long an undeliverable outbox rests before the next attempt.
 REST_SECONDS = 60.0
 #: Of a longer rest this process remembers nothing: rescue wakes a sender when it is over.
@@ -207,6 +208,8 @@ class Delivery:
         self._store.count("reply_failed")
         if isinstance(error, ChannelDown):
             self._stop_number(turn.message, error)
+        if isinstance(error, TooFast):
+            self._slow_down(turn.message, error)
         if isinstance(error, WindowClosed) and sender.reopening:
             self._reopen(sender, turn.message)
         else:
@@ -382,6 +385,10 @@ class Delivery:
         if limits is None or isinstance(error, _NotOurTurn):
             return pause
         self._store.count("too_fast")
+        if error.alert and self._store.alert_once(f"restricted:{_number(to)}", seconds=ALERT_SECONDS):
+            log.critical(
+                "channel.restricted", channel=to.channel, account=to.account, error=str(error), help=RESTRICTED_HELP
+            )
         if not error.whole_number:
             return self._store.hold_pair(to.user, limits, pause=pause)
         self._store.hold_number(_number(to), pause=pause)

@@ -106,13 +106,13 @@ def dripping(head: bytes, body: bytes = b"") -> Serve:
     return serve
 
 
-def endless(head: bytes) -> Serve:
-    """Return a server whose answer has no end: it stops when the client has gone."""
+def endless(head: bytes, *, most: int = 200_000_000) -> Serve:
+    """Return a server whose answer has hardly an end: it stops when the client has gone, or after ``most`` bytes."""
 
     def serve(connection: Connection) -> None:
         connection.request()
         connection.send(head)
-        while True:
+        while connection.sent < most:
             connection.send(b"x" * 65_536)
 
     return serve

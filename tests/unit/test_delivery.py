@@ -418,6 +418,33 @@ def test_a_number_that_is_down_sends_nothing_and_somebody_is_called(store, provi
     assert provider.sent == ["b", "a"]
 
 
+def test_a_spam_limit_slows_the_number_and_calls_a_person_once_an_hour(store, provider, delivery, outbound, caplog):
+    provider.limits = Limits(per_second=80.0, pair_seconds=6.0, pair_burst=45)
+    provider.script = [TooFast("131048", retry_after=300.0, whole_number=True, alert=True)]
+    for user in ("ana", "bia"):
+        commit(store, user[0], user=user)
+        delivery.deliver(user, holder="w")
+    assert provider.sent == [], "nobody else is written to meanwhile"
+    provider.failures = {131048: TooFast("131048", retry_after=300.0, whole_number=True, alert=True)}
+    delivery.report(Status("wamid.a", "failed", callback="ana:1:0", error_code=131048))
+    assert caplog.text.count("channel.restricted") == 1
+
+
+def test_a_status_that_says_too_fast_slows_the_number_too(store, provider, delivery, buried):
+    provider.limits = Limits(per_second=80.0, pair_seconds=6.0, pair_burst=45)
+    commit(store, "a")
+    assert delivery.deliver("ana", holder="w") == 1
+    provider.failures = {131064: TooFast("131064", retry_after=300.0, whole_number=True)}
+    delivery.report(Status("wamid.a", "failed", callback="ana:1:0", error_code=131064))
+    assert len(buried) == 1
+    commit(store, "b", user="bia")
+    delivery.deliver("bia", holder="w")
+    assert provider.sent == ["a"]
+    store.move(300.1)
+    delivery.deliver("bia", holder="w")
+    assert provider.sent == ["a", "b"]
+
+
 def late(store, *, hours, user="ana", id_="late"):
     message = Message(user=user, id=id_, text="?", channel="whatsapp", sent_at=store.now() - hours * 3600)
     assert store.commit_turn(store.begin_turn(message, seconds=60), "tarde")
