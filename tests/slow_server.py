@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ class Connection:
     """One connection to the server; ``sent`` counts the bytes of it."""
 
     def __init__(self, sock: socket.socket, closing: threading.Event) -> None:
-        self._sock = sock
+        self.sock = sock
         self._closing = closing
         self.sent = 0
         self.over = threading.Event()
@@ -36,14 +37,14 @@ class Connection:
         return head + b"\r\n\r\n" + body
 
     def _received(self) -> bytes:
-        data = self._sock.recv(65_536)
+        data = self.sock.recv(65_536)
         if not data:
             raise ConnectionError("the client left")
         return data
 
     def send(self, data: bytes) -> None:
         """Send all of it. Raises ``OSError`` once the client has gone."""
-        self._sock.sendall(data)
+        self.sock.sendall(data)
         self.sent += len(data)
 
     def drip(self, data: bytes) -> None:
@@ -59,15 +60,15 @@ class Connection:
 
 
 @contextmanager
-def serving(serve: Serve) -> Iterator[tuple[int, list[Connection]]]:
-    """Run ``serve`` for each connection; yield the port and the connections so far."""
+def serving(serve: Serve, *, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[Connection]]]:
+    """Run ``serve`` for each connection, with TLS on it where asked; yield the port and the connections so far."""
     connections: list[Connection] = []
     closing = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     threads = []
 
     def handle(sock: socket.socket, connection: Connection) -> None:
-        with sock, suppress(OSError):
+        with suppress(OSError), tls.wrap_socket(sock, server_side=True) if tls else sock as connection.sock:
             serve(connection)
         connection.over.set()
 

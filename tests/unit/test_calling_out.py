@@ -118,6 +118,7 @@ def test_a_server_that_drips_holds_up_no_call(name, part):
             call.make(port)
         assert type(error.value) is (OutcomeUnknown if call.sends else Transient)
         assert connections[-1].over.wait(10), "it is not read on in the background"
+        assert connections[-1].sent < len(padded), "given up long before its end"
 
 
 @pytest.mark.parametrize("status", ["200 OK", "400 Bad Request", "500 Oops"])

@@ -5,15 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import traceback
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from chatbot import http
 from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, Transient
@@ -233,6 +240,79 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_what_it_excludes(monkeyp
     assert b"proxy-authorization: basic" in asked[0].lower()
 
 
+# -- the same over TLS ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost, signed by itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(secret + signed.public_bytes(pem))
+    return path
+
+
+def with_tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_tls_works_is_checked_and_ends_in_time(certificate, monkeypatch):
+    drip = [False]
+
+    def serve(connection: Connection) -> None:
+        while True:
+            body = connection.request().partition(b"\r\n\r\n")[2]
+            (connection.drip if drip[0] else connection.send)(answer(body[-600:]))
+
+    with serving(serve, tls=with_tls(certificate)) as (port, connections):
+        with pytest.raises(httpx.ConnectError), http.client(timeout=20, max_bytes=LIMIT) as client:
+            client.get(f"https://localhost:{port}/")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with pytest.raises(httpx.ConnectError), http.client(timeout=20, max_bytes=LIMIT) as client:
+            client.get(f"https://127.0.0.1:{port}/")
+        before = len(connections)
+        with http.client(timeout=20, max_bytes=LIMIT) as client:
+            for _ in range(2):
+                assert client.post(f"https://localhost:{port}/", content=b"x" * 300_000).content == b"x" * 600
+            assert len(connections) == before + 1, "it is kept"
+            drip[0] = True
+            with pytest.raises(httpx.ReadTimeout):
+                client.get(f"https://localhost:{port}/", timeout=SECONDS)
+
+
+def test_tls_goes_through_a_proxy(certificate, monkeypatch):
+    asked = []
+
+    def tunnel(connection: Connection) -> None:
+        asked.append(connection.request())
+        connection.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+        connection.sock = with_tls(certificate).wrap_socket(connection.sock, server_side=True)
+        asked.append(connection.request())
+        connection.send(answer(b"through"))
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving(tunnel) as (port, _):
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        with http.client(timeout=20, max_bytes=LIMIT) as client:
+            assert client.get("https://localhost/v1", headers={"Authorization": "k"}).text == "through"
+    assert asked[0].startswith(b"CONNECT localhost:443 HTTP/1.1\r\n")
+    assert b"authorization: k" not in asked[0].lower(), "the proxy is told no key"
+    assert asked[1].startswith(b"GET /v1 HTTP/1.1\r\n")
+
+
 def test_the_openai_client_ends_in_time_with_it():
     content = json.dumps({"choices": [], "id": "1" * 600}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
@@ -243,7 +323,8 @@ def test_the_openai_client_ends_in_time_with_it():
 
 
 def test_httpx_is_not_imported_before_the_first_call():
-    program = "import sys, chatbot.http, chatbot.media\nsys.exit('httpx' in sys.modules)"
+    modules = "chatbot.http, chatbot.media, chatbot.webhook, chatbot.channels.whatsapp, chatbot.channels.evolution"
+    program = f"import sys, {modules}\nsys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
