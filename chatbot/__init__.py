@@ -8,7 +8,8 @@ The way of a message, in the order of the files:
 3. ``subscriptions``  a worker's bootstep consumes users' queues on demand (``steps``: in slices)
 4. ``conversation``   one turn: claim, history, agent, commit, reply (``media``, ``agent``, ``llm``,
                       ``typing_indicator``)
-5. ``delivery``       replies in order, each once, through a channel (``channels/``)
+5. ``delivery``       replies in order, each once, through a channel (``channels/``; every call out by ``http``, over
+                      ``transport``)
 6. ``sessions``       idle ones are closed, orphaned ones are rescued
 
 ``store`` keeps conversations in Redis, ``moves`` makes one of two where they are one
