@@ -423,7 +423,7 @@ def test_a_spam_limit_slows_the_number_and_calls_a_person_once_an_hour(store, pr
     provider.script = [TooFast("131048", retry_after=300.0, whole_number=True, alert=True)]
     for user in ("ana", "bia"):
         commit(store, user[0], user=user)
-        delivery.deliver(user, holder="w")
+        delivery.deliver(user)
     assert provider.sent == [], "nobody else is written to meanwhile"
     provider.failures = {131048: TooFast("131048", retry_after=300.0, whole_number=True, alert=True)}
     delivery.report(Status("wamid.a", "failed", callback="ana:1:0", error_code=131048))
@@ -433,15 +433,15 @@ def test_a_spam_limit_slows_the_number_and_calls_a_person_once_an_hour(store, pr
 def test_a_status_that_says_too_fast_slows_the_number_too(store, provider, delivery, buried):
     provider.limits = Limits(per_second=80.0, pair_seconds=6.0, pair_burst=45)
     commit(store, "a")
-    assert delivery.deliver("ana", holder="w") == 1
+    assert delivery.deliver("ana") == 1
     provider.failures = {131064: TooFast("131064", retry_after=300.0, whole_number=True)}
     delivery.report(Status("wamid.a", "failed", callback="ana:1:0", error_code=131064))
     assert len(buried) == 1
     commit(store, "b", user="bia")
-    delivery.deliver("bia", holder="w")
+    delivery.deliver("bia")
     assert provider.sent == ["a"]
     store.move(300.1)
-    delivery.deliver("bia", holder="w")
+    delivery.deliver("bia")
     assert provider.sent == ["a", "b"]
 
 
