@@ -41,7 +41,7 @@ from crewai.tools import BaseTool
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 from crewai.utilities.prompts import Prompts, SystemPromptResult
 
-from chatbot.messages import Message, Turn
+from chatbot.messages import Message, Turn, writable
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class CrewAgent:
         # Retrying is the conversation's business: CrewAI's own would multiply with it.
         token = _active_llm_rate_limit_retry.set(True)
         try:
-            text = self._answer(messages, image, beside=message.text)
+            text = writable(self._answer(messages, image, beside=message.text))
         except (openai.OpenAIError, ConnectionError, TimeoutError, ValueError) as err:
             raise _classified(err) from err
         except Exception as err:  # whatever else CrewAI, a tool or a provider raises

@@ -7,6 +7,7 @@ All are frozen and go through JSON and back. Unreadable stored state raises
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Self
@@ -16,6 +17,21 @@ SILENT = frozenset({
     "reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply",
     "pin", "keep_in_chat", "poll_update", "album", "call", "payment_pending",
 })  # fmt: skip
+
+_BREAKS = re.compile(r"\r\n?")
+#: Control characters that part words, and those that say nothing.
+_BLANKS = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
+
+
+def writable(text: str) -> str:
+    """Return ``text`` as UTF-8, JSON and a chat can carry it: no lone surrogate, no control character.
+
+    Two surrogates that belong together become the character they stand for, a lone one
+    becomes U+FFFD.
+    """
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return _CONTROLS.sub("", _BLANKS.sub(" ", _BREAKS.sub("\n", whole)))
 
 
 class _Json:

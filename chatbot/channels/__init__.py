@@ -39,7 +39,10 @@ class Sender(Protocol):
         """Return the parts one reply is sent as, always the same for the same reply."""
 
     def plain(self, reply: str) -> list[Part]:
-        """Return the parts of a reply without any formatting: what is sent where ``compose`` failed."""
+        """Return the parts of a reply as it was written, with no formatting and no choices.
+
+        A sender falls back to it; it does nothing that could fail.
+        """
 
     def send(self, to: Message, part: Part, *, callback: str) -> str:
         """Send one part in reply to ``to``; return the provider's id.

@@ -28,12 +28,12 @@ import jwt
 from chatbot import http
 from chatbot.channels import evolution_payload
 from chatbot.channels.answers import json_in, retry_after
-from chatbot.channels.formatting import split, to_whatsapp
+from chatbot.channels.formatting import plain, shortened, split, to_whatsapp
 from chatbot.channels.lenient import dict_of, dicts_of, id_of, list_of, text_of
 from chatbot.choices import as_text, offered
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.messages import Inbound, Limits, Message, Part, Status
+from chatbot.messages import Inbound, Limits, Message, Part, Status, writable
 
 if TYPE_CHECKING:
     import httpx  # imported by the first call: the webhook makes none
@@ -124,7 +124,11 @@ class Evolution:
 
     def compose(self, reply: str) -> list[Part]:
         """Return the parts a reply is sent as; choices are a numbered list."""
-        return [Part(text) for text in split(to_whatsapp(as_text(*offered(reply))))]
+        return [Part(text) for text in split(to_whatsapp(shortened(as_text(*offered(writable(reply))))))]
+
+    def plain(self, reply: str) -> list[Part]:
+        """Return the parts of a reply as it was written."""
+        return [Part(text) for text in plain(reply)]
 
     def send(self, to: Message, part: Part, *, callback: str) -> str:  # noqa: ARG002  # it gives nothing back
         """Send one text in reply to ``to``; return WhatsApp's id of it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatbot.errors import Permanent
-from chatbot.messages import Limits, Message, Part, Status
+from chatbot.messages import Limits, Message, Part, Status, writable
 
 
 class Shell:
@@ -19,7 +19,7 @@ class Shell:
 
     def plain(self, reply: str) -> list[Part]:
         """Return the reply as one part."""
-        return [Part(reply)]
+        return [Part(writable(reply))]
 
     def send(self, to: Message, part: Part, *, callback: str) -> str:  # noqa: ARG002  # as every channel
         """Return the message's own id: there is nothing to send."""

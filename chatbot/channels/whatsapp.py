@@ -16,12 +16,12 @@ from chatbot import http, language
 from chatbot.channels import cloud_media, cloud_payload
 from chatbot.channels.answers import json_in
 from chatbot.channels.cloud_errors import classified, failure, meaning_of
-from chatbot.channels.formatting import split, to_whatsapp
+from chatbot.channels.formatting import plain, shortened, split, to_whatsapp
 from chatbot.choices import as_text, offered
 from chatbot.config import secret
 from chatbot.errors import BadSignature, OutcomeUnknown, Permanent, Transient
 from chatbot.language import OPTIONS, PICK
-from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status
+from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status, writable
 
 if TYPE_CHECKING:
     from chatbot.config import Settings
@@ -127,13 +127,17 @@ class WhatsApp:
 
     def compose(self, reply: str) -> list[Part]:
         """Return the parts a reply is sent as: texts and, at the end, the choices it offers."""
-        text, choices = offered(reply)
+        text, choices = offered(writable(reply))
         if not choices or not _fit(choices):
-            return [Part(part) for part in split(to_whatsapp(as_text(text, choices)))]
-        parts = split(to_whatsapp(text)) or [PICK[language.guess(text)]]
+            return [Part(part) for part in split(to_whatsapp(shortened(as_text(text, choices))))]
+        parts = split(to_whatsapp(shortened(text))) or [PICK[language.guess(text)]]
         if len(parts[-1]) > INTERACTIVE_BODY:
             parts.append(PICK[language.guess(text)])
         return [*(Part(part) for part in parts[:-1]), Part(parts[-1], choices)]
+
+    def plain(self, reply: str) -> list[Part]:
+        """Return the parts of a reply as it was written, without formatting and choices."""
+        return [Part(part) for part in plain(reply)]
 
     def send(self, to: Message, part: Part, *, callback: str) -> str:
         """Send one part in reply to ``to``; return Meta's id of it.
@@ -198,8 +202,11 @@ def _content(part: Part) -> dict[str, Any]:
 
 
 def _fit(choices: tuple[Choice, ...]) -> bool:
-    return len(choices) <= ROWS and all(
-        len(choice.title) <= ROW_TITLE and len(choice.description) <= ROW_DESCRIPTION for choice in choices
+    different = len({choice.title for choice in choices}) == len(choices)
+    return (
+        different
+        and len(choices) <= ROWS
+        and all(len(choice.title) <= ROW_TITLE and len(choice.description) <= ROW_DESCRIPTION for choice in choices)
     )
 
 
