@@ -43,9 +43,10 @@ bench: setup  ## compare and print ratios: ONLY=router,open QUICK=1
 pace: setup  ## replies at the rates Meta takes, against the best possible schedule
 	@$(BIN)/python -m tests.integration.test_pace
 
-BODIES ?= 1000000
-fuzz: setup  ## broken webhook bodies: BODIES=1000000 SEED=7
-	@$(BIN)/python -m tests.fuzz.fuzz --bodies $(BODIES) --seed $(SEED)
+BODIES  ?= 1000000
+REPLIES ?= 1000000
+fuzz: setup  ## broken webhook bodies, odd replies: BODIES=1000000 REPLIES=1000000 SEED=7
+	@$(BIN)/python -m tests.fuzz.fuzz --bodies $(BODIES) --replies $(REPLIES) --seed $(SEED)
 
 check: $(VENV)/.dev  ## lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -66,7 +66,10 @@ def to_whatsapp(text: str) -> str:
 
 def shortened(text: str) -> str:
     """Return ``text``, or as much of it as goes out and a sign that this is not all."""
-    return text if len(text) <= LONGEST else text[: _border(text, LONGEST)].rstrip() + CUT
+    if len(text) <= LONGEST:
+        return text
+    end = _border(text, LONGEST)
+    return text[: end if end > LONGEST // 2 else LONGEST].rstrip() + CUT
 
 
 def plain(reply: str) -> list[str]:

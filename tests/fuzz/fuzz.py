@@ -1,7 +1,7 @@
-"""``make fuzz``: broken webhook bodies by the million, against the parser and the webhook.
+"""``make fuzz``: broken webhook bodies and odd replies by the million.
 
-In come a number of bodies and a seed; out goes one JSON object as the last line, and an
-exit code of 1 when anything was unexpected. Every body goes, signed, through the channel's
+In come a number of bodies, a number of replies and a seed; out goes one JSON object as the
+last line, and an exit code of 1 when anything was unexpected. Every body goes, signed, through the channel's
 own ``verify`` and ``parse``. One in ``APP_SHARE`` goes through the whole Flask
 application instead, with a router that keeps what it is given; one in ``FORGED_SHARE`` of
 those carries random bytes as its signature.
@@ -10,6 +10,10 @@ Unexpected is: an exception, an answer other than 200, 400 and (over 3 MB) 413, 
 refused with 401, a planted good message that is lost or out of order, a message that cannot
 travel on, a body that takes longer than ``SLOWEST`` seconds. Each body is made from the seed
 and its own number, so ``--only NUMBER`` brings one back.
+
+Every reply is composed for each channel and as plain text (``replies.py``). Counted are
+exceptions (a reply that takes longer than ``SLOWEST`` is one), planted words that are lost,
+and broken limits; ``--only-reply NUMBER`` brings one back.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from chatbot.config import Settings
 from chatbot.errors import BadPayload, BadSignature
 from chatbot.messages import Message
 from chatbot.webhook import MAX_BODY_BYTES, create_app
+from tests.fuzz import replies
 from tests.fuzz.grammar import Body, build
 from tests.fuzz.router import Router
 from tests.system import APP_SECRET, sign
@@ -44,14 +49,14 @@ from tests.system import APP_SECRET, sign
 APP_SHARE, FORGED_SHARE = 10, 10
 #: Seconds one body may take, on a machine that does other work too.
 SLOWEST = 20
-#: Bodies a process takes at once.
+#: Bodies or replies a process takes at once.
 CHUNK = 2000
-#: Unexpected bodies that are described.
+#: Unexpected bodies and replies that are described.
 MOST_SHOWN = 20
 
 
 class TooSlowError(BaseException):
-    """A body took longer than ``SLOWEST``; no ``except Exception`` hides it."""
+    """A body or a reply took longer than ``SLOWEST``; no ``except Exception`` hides it."""
 
 
 class Target:
@@ -148,6 +153,33 @@ def run(seed: int, numbers: range) -> tuple[Counter[str], list[str]]:
     return counts, unexpected[:MOST_SHOWN]
 
 
+def run_replies(seed: int, numbers: range) -> tuple[Counter[str], list[str]]:
+    """Compose these replies; return the counts and what was wrong."""
+    signal.signal(signal.SIGALRM, _too_slow)
+    counts: Counter[str] = Counter()
+    wrong = []
+    for number in numbers:
+        signal.alarm(SLOWEST)
+        try:
+            found = replies.check(reply(seed, number))
+        except (Exception, TooSlowError) as err:
+            counts["reply_exceptions"] += 1
+            wrong.append(f"reply {number}: {type(err).__name__}: {str(err)[:300]}")
+            continue
+        finally:
+            signal.alarm(0)
+        counts["lost_words"] += len(found.lost)
+        counts["broken_limits"] += len(found.broken)
+        if found.lost or found.broken:
+            wrong.append(f"reply {number}: lost {found.lost[:5]}, broken {found.broken[:5]}")
+    return counts, wrong[:MOST_SHOWN]
+
+
+def reply(seed: int, number: int) -> replies.Reply:
+    """Return reply ``number`` of this seed."""
+    return replies.build(Random(f"reply:{seed}:{number}"))
+
+
 _targets: list[Target] = []
 
 
@@ -167,46 +199,60 @@ def _too_slow(*_: Any) -> None:
     raise TooSlowError(f"longer than {SLOWEST} s")
 
 
-def _run(work: tuple[int, range]) -> tuple[Counter[str], list[str]]:
-    return run(*work)
+def _run(work: tuple[str, int, range]) -> tuple[Counter[str], list[str]]:
+    kind, seed, numbers = work
+    return run(seed, numbers) if kind == "bodies" else run_replies(seed, numbers)
 
 
-def _chunks(seed: int, bodies: int) -> Iterator[tuple[int, range]]:
-    for begin in range(0, bodies, CHUNK):
-        yield seed, range(begin, min(begin + CHUNK, bodies))
+def _chunks(kind: str, seed: int, many: int) -> Iterator[tuple[str, int, range]]:
+    for begin in range(0, many, CHUNK):
+        yield kind, seed, range(begin, min(begin + CHUNK, many))
 
 
 def main() -> int:
-    """Check the bodies in several processes; print the verdict."""
-    parser = argparse.ArgumentParser(description="Broken webhook bodies, by the million.")
-    parser.add_argument("--bodies", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", type=int, help="check this body alone, and show it")
-    options = parser.parse_args()
+    """Check the bodies and the replies in several processes; print the verdict."""
+    options = _options()
     if options.only is not None:
         print(build(Random(f"{options.seed}:{options.only}")))
         print(check(_target(), options.seed, options.only))
         return 0
+    if options.only_reply is not None:
+        print(reply(options.seed, options.only_reply))
+        print(replies.check(reply(options.seed, options.only_reply)))
+        return 0
     started = time.monotonic()
     counts: Counter[str] = Counter()
     shown = 0
+    work = [*_chunks("bodies", options.seed, options.bodies), *_chunks("replies", options.seed, options.replies)]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for counted, unexpected in pool.imap_unordered(_run, _chunks(options.seed, options.bodies)):
+        for counted, unexpected in pool.imap_unordered(_run, work):
             counts += counted
             for line in unexpected[: MOST_SHOWN - shown]:
                 print(line, file=sys.stderr)
                 shown += 1
+    wrong = ("unexpected", "reply_exceptions", "lost_words", "broken_limits")
     verdict = {
         "bodies": options.bodies,
         "by_status": {status: counts[status] for status in sorted(counts) if status.isdigit()},
         "through_app": counts["app"],
-        "unexpected": counts["unexpected"],
+        "replies": options.replies,
+        **{what: counts[what] for what in wrong},
         "seed": options.seed,
         "seconds": round(time.monotonic() - started, 1),
     }
     print(json.dumps(verdict))
-    return 1 if counts["unexpected"] else 0
+    return 1 if any(counts[what] for what in wrong) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Broken webhook bodies and odd replies, by the million.")
+    parser.add_argument("--bodies", type=int, default=1_000_000)
+    parser.add_argument("--replies", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", type=int, help="check this body alone, and show it")
+    parser.add_argument("--only-reply", type=int, help="compose this reply alone, and show it")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

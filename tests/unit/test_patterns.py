@@ -1,0 +1,98 @@
+"""No pattern of the package costs more than a bounded number of steps a character, whatever it reads."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import chatbot
+from tests.backtracking import Program, TooManyStepsError, steps, worst
+
+FOLDER = Path(chatbot.__file__).parent
+FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn", "template"}
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    """Yield every call of a function of ``re`` that takes a pattern, and where it stands."""
+    for path in sorted(FOLDER.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "re"
+                and node.func.attr in FUNCTIONS
+            ):
+                yield f"{path.relative_to(FOLDER)}:{node.lineno}", node
+
+
+def flags_of(call: ast.Call) -> int:
+    """Return the flags a call names."""
+    named = [
+        getattr(re, node.attr)
+        for value in (*call.args[1:], *(keyword.value for keyword in call.keywords))
+        for node in ast.walk(value)
+        if isinstance(node, ast.Attribute) and isinstance(getattr(re, node.attr, None), re.RegexFlag)
+    ]
+    return int(sum(named))
+
+
+CALLS = list(calls())
+
+
+@pytest.mark.parametrize("call", [call for _, call in CALLS], ids=[where for where, _ in CALLS])
+def test_a_pattern_costs_a_bounded_number_of_steps_a_character(call):
+    pattern = call.args[0]
+    assert isinstance(pattern, ast.Constant), "a pattern that is made at run time cannot be checked"
+    assert isinstance(pattern.value, str)
+    assert worst(pattern.value, flags_of(call)) < float("inf")
+
+
+def test_every_use_of_re_is_found():
+    assert len(CALLS) > 10
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in ("re", "regex"), f"{path}: patterns are made by re.…"
+            if isinstance(node, ast.Import):
+                assert all(alias.name != "regex" and (alias.name != "re" or not alias.asname) for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\s*(?:[-*]\s+)?\[\[\s*([^\[\]|]+?)\s*(?:\|\s*([^\[\]]*?)\s*)?\]\]\s*",  # choices, once
+        r"(a+)+$", r"(a|a)*b", r"(a|ab?)*c", r"\s+$", r"x+x+y", r"(?:\d+,?)+;", r"<.*?>.*?</b>", r"(?i:é+É+)z", r"a+b",
+        r"(?>a+)+b", r"(?:a++)+b", r"[^,]*;",
+    ],
+)  # fmt: skip
+def test_a_pattern_that_backtracks_without_bound_is_told(pattern):
+    assert worst(pattern) == float("inf")
+
+
+@pytest.mark.parametrize("pattern", [r"\d{1,20}x", r"(?<=[.!?])\s", r"a|b", r"[^\W\d_]+", r"b(?:a++)+", r"(?>a|b)c"])
+def test_a_pattern_that_does_not_is_not(pattern):
+    assert worst(pattern) < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"a{2,3}b|c", "aab caaab"), (r"(?<=x)y+?", "xyy"), (r"(?!a)\w++", "ab b"), (r"^a.*?b$", "acb\n"),
+        (r"(?i)É[^a-c\d]\b", "éd 1"), (r"(?>a|ab)c", "abc ac"), (r"\S\s\W\D", "a  b"),
+    ],
+)  # fmt: skip
+def test_the_matcher_finds_what_re_finds(pattern, text):
+    for start in range(len(text) + 1):
+        found = re.compile(pattern).match(text, start)
+        assert Program(pattern, 0).match(text, start) == (found.end() if found else None)
+
+
+def test_steps_are_counted():
+    assert steps("a", 0, "ba") < steps("a", 0, "ba" * 10)
+    with pytest.raises(TooManyStepsError):
+        steps("(a+)+$", 0, "a" * 50 + "b")
