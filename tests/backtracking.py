@@ -119,17 +119,20 @@ class Program:
             return self._loop(op, *held, base)
         if op is _c.SUBPATTERN:
             return self._sequence(held[3], base)
-        if op is _c.ATOMIC_GROUP:
-            return [("atomic", self._compiled(held))]
         if op is _c.BRANCH:
             return self._branch(held[1], base)
+        return [self._alone(op, held)]
+
+    def _alone(self, op: Any, held: Any) -> tuple[Any, ...]:
+        if op is _c.ATOMIC_GROUP:
+            return "atomic", self._compiled(held)
         if op in (_c.ASSERT, _c.ASSERT_NOT):
             direction, inner = held
             width = inner.getwidth()[0] if direction < 0 else 0
-            return [("look", self._compiled(inner), op is _c.ASSERT, width)]
+            return "look", self._compiled(inner), op is _c.ASSERT, width
         if op is _c.AT:
-            return [("at", _POSITIONS[held])]
-        return [("char", taker(op, held, self._flags))]
+            return "at", _POSITIONS[held]
+        return "char", taker(op, held, self._flags)
 
     def _branch(self, alternatives: list[Any], base: int) -> list[Any]:
         code: list[Any] = []

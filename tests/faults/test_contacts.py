@@ -170,7 +170,12 @@ class Contacts(RuleBasedStateMachine):
 
     def _deliver(self, user: str) -> None:
         sender = SimpleNamespace(
-            compose=lambda reply: [Part(reply)], send=self.send, limits=None, window=None, reopening=None
+            compose=lambda reply: [Part(reply)],
+            plain=lambda reply: [Part(reply)],
+            send=self.send,
+            limits=None,
+            window=None,
+            reopening=None,
         )
         outbound = SimpleNamespace(bury=None, wake_sender=lambda *_, **__: None)
         delivery = Delivery(

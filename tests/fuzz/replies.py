@@ -25,7 +25,8 @@ from chatbot.messages import Part
 
 CHANNELS: dict[str, Sender] = {
     "whatsapp": WhatsApp(
-        graph_url="http://127.0.0.1:1", phone_number_id="1", access_token="t", app_secret="s", verify_token="v", timeout=1
+        graph_url="http://127.0.0.1:1", phone_number_id="1", access_token="t", app_secret="s", verify_token="v",
+        timeout=1,
     ),
     "evolution": Evolution(
         url="http://127.0.0.1:1", api_key="k", instance="loja", webhook_secret="s", jwt_key="", timeout=1
@@ -37,25 +38,14 @@ MOST_PARTS = 16
 
 _STEMS = ["Pix", "ação", "R$9,90", "x²", "😀", "pão", "日本", "e-mail@x.br", "É", "👩‍💻", "50%", "a", "Ω", "2024", "1"]
 _SIGNS = [
-    "*", "**", "_", "__", "~~", "`", "``", "```", "#", ">", "-", "+", "|", "[", "]", "(", ")", "![", "](", "[[", "]]", "\\",
-    "<", "&amp;", "---", "***", "1.", "2)", "|-|", "\\|", "~~~", "[]()", "[[ ]]", "[ ]", ":", '"', "=", "https://", "{", "}",
-    "[[a", "=====", "•", "—", "**\n", "\n\n", "\n", "  \n", "\t", "    ",
+    "*", "**", "_", "__", "~~", "`", "``", "```", "#", ">", "-", "+", "|", "[", "]", "(", ")", "![", "](", "[[", "]]",
+    "\\", "<", "&amp;", "---", "***", "1.", "2)", "|-|", "\\|", "~~~", "[]()", "[[ ]]", "[ ]", ":", '"', "=", "https://",
+    "{", "}", "[[a", "=====", "•", "—", "**\n", "\n\n", "\n", "  \n", "\t", "    ",
 ]  # fmt: skip
 _DEBRIS = [
-    "\ud800",
-    "\udfff",
-    "\0",
-    "\x07",
-    "\x1b[0m",
-    "\x0b",
-    "\x85",
-    "\x7f",
-    "\r\n",
-    "\r",
-    "\u2028",
-    "\ud83d\ude00",
+    "\ud800", "\udfff", "\0", "\x07", "\x1b[0m", "\x0b", "\x85", "\x7f", "\r\n", "\r", "\u2028", "\ud83d\ude00",
     "\ufeff",
-]
+]  # fmt: skip
 
 
 @dataclass

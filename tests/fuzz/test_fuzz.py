@@ -1,4 +1,4 @@
-"""Whatever a signed body holds, the webhook answers 200 or 4xx, and good messages come out.
+"""Whatever a signed body holds, the webhook answers 200 or 4xx, and good messages come out; replies go out whole.
 
 ``make fuzz`` does this at length; the bodies in ``corpus`` are those that once broke something.
 """
@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from chatbot.channels.cloud_notices import FIELDS
 from chatbot.channels.evolution import Evolution
+from chatbot.messages import Part
 from chatbot.webhook import MAX_BODY_BYTES
-from tests.fuzz.fuzz import Target, check, check_messages
+from tests.fuzz import replies
+from tests.fuzz.fuzz import Target, check, check_messages, run_replies
 from tests.fuzz.grammar import ODD, RAW, Body, good_entry, with_raw
 from tests.payloads import FIXTURES, body_of, places, put
 from tests.system import sign
@@ -128,6 +130,27 @@ def test_what_once_broke_something(target, path):
 def test_seeded_bodies(target):
     for number in range(1000):
         check(target, 20_260, number)
+
+
+def test_seeded_replies():
+    counts, wrong = run_replies(20_260, range(1500))
+    assert wrong == []
+    assert not any(counts.values())
+
+
+def test_a_reply_that_loses_a_word_or_breaks_a_limit_is_counted(monkeypatch):
+    channel = replies.CHANNELS["whatsapp"]
+    monkeypatch.setattr(type(channel), "compose", lambda _self, reply: [Part(""), Part("x" * 5000)])
+    counts, wrong = run_replies(1, range(20))
+    assert counts["lost_words"] > 20
+    assert counts["broken_limits"] == 2 * 20
+    assert len(wrong) == 20
+
+    def broken(_self, reply):
+        raise IndexError
+
+    monkeypatch.setattr(type(channel), "compose", broken)
+    assert run_replies(1, range(20))[0]["reply_exceptions"] == 20
 
 
 # -- the same for Evolution API's ---------------------------------------------------

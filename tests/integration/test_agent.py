@@ -62,6 +62,18 @@ def test_braces_people_write_are_not_filled_in(agent, llm):
     assert llm.calls[0].asked == "o que é {input}, {tools} e {outra}?"
 
 
+@pytest.mark.parametrize("answer", ["meio \ud83d", "\0meio\x07 \udfff"])
+def test_an_answer_with_what_utf8_cannot_carry_is_a_reply(agent, llm, answer):
+    llm.script = lambda _: (200, completion(answer))
+    assert agent.reply(said("oi"), []) == "meio \ufffd"
+
+
+def test_an_answer_of_control_characters_is_none(agent, llm):
+    llm.script = lambda _: (200, completion("\0\0"))
+    with pytest.raises(Transient):
+        agent.reply(said("oi"), [])
+
+
 def test_only_as_much_past_as_fits(agent, llm):
     agent.reply(said("fim"), past(("a" * 60, "b" * 60), ("c" * 30, "d" * 30)))
     assert llm.calls[0].said == ["c" * 30, "fim"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.messages import Media, Message, Notice, Pricing, Status, Turn
+from chatbot.messages import Media, Message, Notice, Pricing, Status, Turn, writable
 
 TEXTS, NUMBERS, SECONDS = st.text(max_size=20), st.integers(0, 2**53), st.floats(0, 2e9)
 MEDIA = st.builds(Media, id=TEXTS, mime_type=TEXTS, filename=TEXTS, url=TEXTS, voice=st.booleans())
@@ -49,3 +49,21 @@ def test_a_field_of_a_newer_version_is_ignored() -> None:
 def test_what_is_no_message_is_refused(stored: str) -> None:
     with pytest.raises(ValueError, match="stored Message"):
         Message.from_json(stored)
+
+
+@pytest.mark.parametrize(
+    ("text", "can_travel"),
+    [
+        ("ol\u00e1 \ud83d\ude00 \t\n", "ol\u00e1 \U0001f600 \t\n"), ("a\ud800b\udfff", "a\ufffdb\ufffd"),
+        ("a\0b\x07\x7f\x9b", "ab"), ("a\x0bb\x85c", "a b c"), ("a\r\nb\rc", "a\nb\nc"),
+        ("\ufeff\u2028", "\ufeff\u2028"),
+    ],
+)  # fmt: skip
+def test_what_cannot_travel_is_taken_out(text: str, can_travel: str) -> None:
+    assert writable(text) == can_travel
+
+
+@given(st.text(st.characters(codec=None) | st.characters(categories=["Cs", "Cc"])))
+def test_any_text_can_be_made_to_travel(text: str) -> None:
+    told = writable(text)
+    assert json.loads(json.dumps(told, ensure_ascii=False).encode()) == told == writable(told)
