@@ -237,7 +237,7 @@ class Conversation:
 
     def _ask(self, message: Message, history: Sequence[Turn], image: str) -> str:
         shown = (image,) if image else ()
-        return self._breaker.call(lambda: self._agent().reply(message, history, *shown))
+        return self._breaker.call(lambda: self._agent().reply(message, history, *shown), key=message.user)
 
     @contextmanager
     def _seen(self, begun: Begun) -> Iterator[None]:

@@ -94,3 +94,11 @@ class CircuitOpen(Transient):
 
 class OutcomeUnknown(Transient):
     """The request went out and no answer came back: it may have been carried out."""
+
+
+class ServiceDown(Transient):
+    """The model's server fails whoever asks: unreachable, loading, refusing our key, or answering with no answer."""
+
+
+class ModelTimeout(Transient):
+    """The model took too long. To ask again at once would have it do the same work twice."""

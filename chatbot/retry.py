@@ -15,7 +15,16 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from chatbot.errors import ChannelDown, CircuitOpen, NoRoom, OutcomeUnknown, TooFast, Transient, TurnUnderWay
+from chatbot.errors import (
+    ChannelDown,
+    CircuitOpen,
+    ModelTimeout,
+    NoRoom,
+    OutcomeUnknown,
+    TooFast,
+    Transient,
+    TurnUnderWay,
+)
 
 T = TypeVar("T")
 
@@ -42,7 +51,7 @@ def in_place(
 #: What may have been carried out is settled, never blindly done again; what was refused
 #: until later, or until a person acts, is not asked again meanwhile; what waits for another run, or
 #: for a place, waits in its queue and holds no thread.
-_ELSEWHERE = (OutcomeUnknown, CircuitOpen, TooFast, ChannelDown, TurnUnderWay, NoRoom)
+_ELSEWHERE = (OutcomeUnknown, CircuitOpen, TooFast, ChannelDown, TurnUnderWay, NoRoom, ModelTimeout)
 
 
 def _helps(error: BaseException) -> bool:

@@ -10,7 +10,16 @@ import pytest
 from chatbot import language
 from chatbot.breaker import Breaker
 from chatbot.conversation import MAX_ATTEMPTS, MAX_WAITS, SUSPECT_ATTEMPTS, Conversation
-from chatbot.errors import BrokerUnavailable, CircuitOpen, NoRoom, Permanent, QueueFull, StaleTurn, Transient
+from chatbot.errors import (
+    BrokerUnavailable,
+    CircuitOpen,
+    NoRoom,
+    Permanent,
+    QueueFull,
+    ServiceDown,
+    StaleTurn,
+    Transient,
+)
 from chatbot.messages import Message
 from chatbot.presence import Runs
 from chatbot.store import Store, TurnUnderWay, connect
@@ -312,7 +321,7 @@ def test_a_message_given_back_is_not_taken_for_one_that_ends_its_worker(conversa
 
 
 def test_while_the_model_is_down_a_message_waits_and_its_user_is_told_once(conversation, agent, published, breaker):
-    agent.script = [Transient("down")] * 5
+    agent.script = [ServiceDown("down")] * 5
     with pytest.raises(Transient):
         conversation.answer(said("um", user="caio"))  # three tries
     for _ in range(3):

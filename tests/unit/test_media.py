@@ -22,7 +22,7 @@ from chatbot.channels import cloud_media
 from chatbot.channels.whatsapp import WhatsApp
 from chatbot.config import Settings
 from chatbot.conversation import MAX_WAITS, READ_TRIES, Conversation
-from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, TooFast, Transient
+from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, ServiceDown, TooFast, Transient
 from chatbot.media import HIDDEN, IMAGE_BYTES, SHOWN, SILENT, MediaReader, Reading, Transcriber, transcriber
 from chatbot.messages import Media, Message
 from chatbot.ops.doctor import examine
@@ -547,10 +547,10 @@ def test_an_image_is_shown_once_and_stored_nowhere():
 def test_while_the_model_rests_nothing_is_fetched():
     files = Files()
     talk = Talk(files)
-    talk.agent.script = [Transient("down")] * 5
-    for n in range(2):
+    talk.agent.script = [ServiceDown("down")] * 5
+    for n, user in enumerate(("caio", "dora")):
         try:
-            talk.answer(Message(user="caio", id=str(n), text="oi"))
+            talk.answer(Message(user=user, id=str(n), text="oi"))
         except Transient:
             pass
     for _ in range(3):
