@@ -52,6 +52,15 @@ UNSEEN = {
     "en": "I cannot see this image here. Could you tell me in text what it shows, please?",
     "es": "No puedo ver esta imagen por aquí. ¿Puedes contarme en texto qué muestra, por favor?",
 }
+REFUSED = {
+    "pt": "Desculpe, não posso ajudar com isso por aqui. Posso ajudar com outra coisa?",
+    "en": "Sorry, I cannot help with that here. Is there something else I can help with?",
+    "es": "Lo siento, no puedo ayudar con eso por aquí. ¿Puedo ayudar con otra cosa?",
+}
+#: What people read of us that no agent said.
+SYSTEM_TEXTS = frozenset(
+    text for texts in (APOLOGY, WAITING, TOO_MANY, UNREADABLE, INAUDIBLE, UNSEEN, REFUSED) for text in texts.values()
+)
 #: Above a list of choices that has no text of its own, and on the button that opens it.
 PICK = {"pt": "Escolha uma opção:", "en": "Choose an option:", "es": "Elige una opción:"}
 OPTIONS = {"pt": "Ver opções", "en": "See options", "es": "Ver opciones"}
