@@ -116,7 +116,7 @@ class Chatbot:
         """The CrewAI agent; importing it takes seconds."""
         from chatbot.agent import from_settings
 
-        return from_settings(self.settings)
+        return from_settings(self.settings, redis=self.redis)
 
     @cached_property
     def conversation(self) -> Conversation:

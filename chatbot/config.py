@@ -94,6 +94,18 @@ class Settings(BaseSettings):
         description="key of the LLM; `OPENAI_API_KEY` is read too",
     )
     llm_timeout: Seconds = Field(60.0, le=120, description="one LLM call may take this long")
+    llm_context: int | None = Field(
+        None, ge=512, description="tokens the LLM's context holds; unset, its server is asked (8192 where nothing says)"
+    )
+    llm_max_tokens: int = Field(
+        1024,
+        gt=0,
+        description="tokens an answer may have (a model that thinks aloud is given up to four times as many)",
+    )
+    llm_temperature: float | None = Field(None, ge=0, le=2, description="the LLM's temperature (default: its own)")
+    llm_concurrency: int | None = Field(
+        None, gt=0, description="LLM calls in flight at once, of all workers together (default: no limit)"
+    )
     llm_tries: int = Field(3, ge=1, le=5, description="LLM calls before the user gets an apology")
 
     llm_vision: bool = Field(False, description="whether the LLM can see: it is shown the images people send")

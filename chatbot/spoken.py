@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from typing import Any
+
+from chatbot.messages import writable
 
 #: Characters of an answer that are read; WhatsApp takes 4,096 in a message.
 LONGEST = 40_000
@@ -20,7 +21,7 @@ LONGEST = 40_000
 def clean(text: str, *, cut: bool = False) -> str:
     """Return what a person may read of an answer; ``cut`` says that it ended at its limit of tokens."""
     cut = cut or len(text) > LONGEST
-    text = _printable(text[:LONGEST]).strip()
+    text = writable(text[:LONGEST]).strip()
     text = _without_thoughts(text)
     text = _of_the_assistant(text)
     text = _without_tool_calls(text)
@@ -34,12 +35,6 @@ def clean(text: str, *, cut: bool = False) -> str:
 
 #: What CrewAI says itself where a model said nothing.
 _NO_ANSWERS = frozenset({"Agent completed execution but produced no final output."})
-
-
-def _printable(text: str) -> str:
-    """Return the text as UTF-8 can hold it, without control characters."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\r\n", "\n")
-    return "".join(c for c in text if c in "\n\t" or (c >= " " and c != "\x7f" and unicodedata.category(c) != "Cc"))
 
 
 # -- thoughts ------------------------------------------------------------------------

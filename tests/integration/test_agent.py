@@ -19,7 +19,7 @@ from openai._utils import _transform as openai_transform
 
 from chatbot.agent import CrewAgent, Persona, from_settings
 from chatbot.config import Settings, SettingsError
-from chatbot.errors import Permanent, Transient
+from chatbot.errors import ModelTimeout, Permanent, ServiceDown, Transient
 from chatbot.llm import OfflineLLM, SeeingLLM, build, offline_reply
 from chatbot.messages import Message, Turn
 from tests.stub_llm import StubLLM, completion
@@ -203,15 +203,15 @@ def test_a_tool_is_run_and_its_result_answered_with(llm, events):
     assert set(events) == PLAIN
 
 
-def test_a_past_too_long_for_the_model_is_summarised(agent, llm):
+def test_a_past_too_long_for_the_model_is_left_out(agent, llm):
     def script(call):
         if len(llm.calls) == 0:
             return 400, {"error": {"message": "maximum context length", "code": "context_length_exceeded"}}
         return None
 
     llm.script = script
-    assert agent.reply(said("e agora?"), past(("oi", "olá"))).startswith("eco: ")
-    assert len(llm.calls) > 1
+    assert agent.reply(said("e agora?"), past(("oi", "olá"))) == "eco: e agora?"
+    assert [call.said for call in llm.calls] == [["oi", "e agora?"], ["e agora?"]]
 
 
 def test_two_users_in_a_row_share_nothing(agent, llm):
@@ -222,12 +222,23 @@ def test_two_users_in_a_row_share_nothing(agent, llm):
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(429, Transient), (500, Transient), (503, Transient), (401, Permanent), (403, Permanent), (400, Permanent)],
+    [
+        (429, Transient),
+        (500, ServiceDown),
+        (503, ServiceDown),
+        (401, ServiceDown),
+        (403, ServiceDown),
+        (404, ServiceDown),
+        (504, ModelTimeout),
+        (400, Permanent),
+        (422, Permanent),
+    ],
 )
 def test_a_failing_model_is_asked_once_and_classified(agent, llm, status, kind):
     llm.script = lambda _: (status, {"error": {"message": "no", "type": "x", "code": None}})
-    with pytest.raises(kind):
+    with pytest.raises(kind) as raised:
         agent.reply(said("oi"), [])
+    assert type(raised.value) is kind
     assert len(llm.calls) == 1, "retries are the conversation's business"
 
 
@@ -237,14 +248,15 @@ def test_an_empty_answer_is_transient(agent, llm):
         200,
         {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]},
     )
-    with pytest.raises(Transient):
+    with pytest.raises(Transient) as raised:
         agent.reply(said("oi"), [])
+    assert type(raised.value) is Transient, "one person's empty answer is no failure of the service"
 
 
-def test_a_model_that_is_not_there_is_transient():
+def test_a_model_that_is_not_there_is_a_service_that_is_down():
     settings = Settings(_env_file=None, llm_model="stub", llm_base_url="http://127.0.0.1:1/v1")
     agent = CrewAgent(Persona("p", "m", "h"), build(settings), history_chars=100)
-    with pytest.raises(Transient):
+    with pytest.raises(ServiceDown):
         agent.reply(said("oi"), [])
 
 
