@@ -29,22 +29,29 @@ class TooManyStepsError(Exception):
     """Matching took more than ``PER_CHARACTER`` steps a character."""
 
 
-def steps(pattern: str, flags: int, text: str) -> int:
-    """Return the steps of finding every match in ``text``. Raises ``TooManyStepsError``."""
+def steps(pattern: str, flags: int, text: str, *, way: str = "search") -> int:
+    """Return the steps of finding every match in ``text``, or of one ``match`` or ``fullmatch``.
+
+    Raises ``TooManyStepsError``.
+    """
+    if way == "fullmatch":
+        pattern = f"(?:{pattern}\n)\\Z" if flags & re.VERBOSE else f"(?:{pattern})\\Z"
     program = Program(pattern, flags)
     start = 0
     while start <= len(text):
         end = program.match(text, start)
+        if way != "search":
+            break
         start = end if end is not None and end > start else start + 1
     return program.steps
 
 
-def worst(pattern: str, flags: int = 0) -> float:
+def worst(pattern: str, flags: int = 0, *, way: str = "search") -> float:
     """Return the most steps a character of a hostile text costs; infinity where there is no bound."""
     costs = [0.0]
     for text in hostile(pattern, flags):
         try:
-            costs.append(steps(pattern, flags, text) / (len(text) + 1))
+            costs.append(steps(pattern, flags, text, way=way) / (len(text) + 1))
         except TooManyStepsError:
             return float("inf")
     return max(costs)

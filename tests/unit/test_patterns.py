@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,20 @@ from tests.backtracking import Program, TooManyStepsError, steps, worst
 
 FOLDER = Path(chatbot.__file__).parent
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn", "template"}
+#: What is asked of a pattern whose uses cannot all be seen.
+ANY_WAY = frozenset({"search", "fullmatch"})
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.py"))}
 
 
-def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Yield every call of a function of ``re`` that takes a pattern, and where it stands."""
-    for path in sorted(FOLDER.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def calls() -> Iterator[tuple[str, ast.Call, frozenset[str]]]:
+    """Yield every call of a function of ``re`` that takes a pattern: where it stands, and the ways of its use."""
+    for path, tree in TREES.items():
+        names = {
+            node.value: node.targets[0].id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
@@ -27,7 +36,40 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
                 and node.func.value.id == "re"
                 and node.func.attr in FUNCTIONS
             ):
-                yield f"{path.relative_to(FOLDER)}:{node.lineno}", node
+                yield f"{path.relative_to(FOLDER)}:{node.lineno}", node, ways_of(node, names.get(node))
+
+
+def ways_of(call: ast.Call, name: str | None) -> frozenset[str]:
+    """Return ``search`` and, where they are all that is asked of it, ``match`` or ``fullmatch``."""
+    assert isinstance(call.func, ast.Attribute)
+    if call.func.attr != "compile":
+        return frozenset({way(call.func.attr, others=0)})
+    if name is None:
+        return ANY_WAY
+    seen = {way(used.func.attr, others=len(used.args) - 1) for used in uses(name)}
+    # A pattern that is also handed over, or put in a table, is used in ways that are not seen here.
+    return frozenset(seen) if loads(name) == len(list(uses(name))) > 0 else ANY_WAY
+
+
+def way(method: str, *, others: int) -> str:
+    """Return how a method looks for its pattern; with a position it may be called at each one."""
+    return method if method in ("match", "fullmatch") and others == 0 else "search"
+
+
+def uses(name: str) -> Iterator[Any]:
+    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in FUNCTIONS and is_load(called.value, name):
+            yield node
+
+
+def loads(name: str) -> int:
+    return sum(is_load(node, name) for tree in TREES.values() for node in ast.walk(tree))
+
+
+def is_load(node: ast.AST, name: str) -> bool:
+    called = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+    return called == name and isinstance(node.ctx, ast.Load)  # type: ignore[union-attr]  # both have one
 
 
 def flags_of(call: ast.Call) -> int:
@@ -44,18 +86,19 @@ def flags_of(call: ast.Call) -> int:
 CALLS = list(calls())
 
 
-@pytest.mark.parametrize("call", [call for _, call in CALLS], ids=[where for where, _ in CALLS])
-def test_a_pattern_costs_a_bounded_number_of_steps_a_character(call):
+@pytest.mark.parametrize(("call", "ways"), [held for _, *held in CALLS], ids=[where for where, *_ in CALLS])
+def test_a_pattern_costs_a_bounded_number_of_steps_a_character(call, ways):
     pattern = call.args[0]
     assert isinstance(pattern, ast.Constant), "a pattern that is made at run time cannot be checked"
     assert isinstance(pattern.value, str)
-    assert worst(pattern.value, flags_of(call)) < float("inf")
+    for asked in ways:
+        assert worst(pattern.value, flags_of(call), way=asked) < float("inf"), asked
 
 
 def test_every_use_of_re_is_found():
     assert len(CALLS) > 10
-    for path in FOLDER.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 assert node.module not in ("re", "regex"), f"{path}: patterns are made by re.…"
             if isinstance(node, ast.Import):
@@ -72,6 +115,15 @@ def test_every_use_of_re_is_found():
 )  # fmt: skip
 def test_a_pattern_that_backtracks_without_bound_is_told(pattern):
     assert worst(pattern) == float("inf")
+
+
+def test_how_a_pattern_is_used_counts():
+    assert worst(r"\s*x") == float("inf")
+    assert worst(r"\s*x", way="match") < float("inf")
+    assert worst(r"a*a*", way="match") < float("inf")
+    assert worst(r"a*a*", way="fullmatch") == float("inf")
+    assert worst(r"a*  # a comment", re.VERBOSE, way="fullmatch") < float("inf")
+    assert {way for where, _, ways in CALLS if where.startswith("contacts") for way in ways} >= {"fullmatch"}
 
 
 @pytest.mark.parametrize("pattern", [r"\d{1,20}x", r"(?<=[.!?])\s", r"a|b", r"[^\W\d_]+", r"b(?:a++)+", r"(?>a|b)c"])
