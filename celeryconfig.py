@@ -41,3 +41,6 @@ task_send_sent_event = False
 worker_hijack_root_logger = False
 enable_utc = True
 timezone = "UTC"
+
+# The schedule is the same at each start: nothing of it is kept in a file.
+beat_scheduler = "chatbot.beat:Scheduler"

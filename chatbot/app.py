@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from celery import Celery, signals
 
-from chatbot import config, topology
+from chatbot import config, tls, topology
 from chatbot.connection import Connection
 from chatbot.contacts import Names
 from chatbot.errors import Permanent
+from chatbot.library_logs import OneLine
 from chatbot.router import Router
 from chatbot.shards import ShardedRouter, sharded
 
@@ -49,6 +50,11 @@ class Chatbot:
         )
 
     @cached_property
+    def dead_queue(self) -> topology.Fixed:
+        """The queue of dead letters."""
+        return topology.dead_queue(letters=self.settings.dead_letters_max, size=self.settings.dead_letters_max_bytes)
+
+    @cached_property
     def router(self) -> Router | ShardedRouter:
         """Publishes to users' queues."""
         shards = self.settings.broker_shards
@@ -56,7 +62,9 @@ class Chatbot:
 
     def _router(self, url: str | None = None) -> Router:
         timeout = self.settings.publish_timeout
-        return Router(self.celery, timeout=timeout, queue_arguments=self.queue_arguments, url=url)
+        return Router(
+            self.celery, timeout=timeout, queue_arguments=self.queue_arguments, url=url, dead_queue=self.dead_queue
+        )
 
     @cached_property
     def names(self) -> Names:
@@ -81,7 +89,7 @@ class Chatbot:
         """The client of Redis, which all stores share."""
         from chatbot.redis_client import connect
 
-        return connect(self.settings.redis_url)
+        return connect(self.settings.redis_url, tls=tls.of_redis(self.settings))
 
     @cached_property
     def presence(self) -> Presence:
@@ -246,6 +254,12 @@ def from_environment() -> Chatbot:
     return Chatbot(settings)
 
 
+class _App(Celery):
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802  # as Celery calls it
+        return self.subclass_with_self("chatbot.beat:Beat")
+
+
 def _celery(settings: config.Settings) -> Celery:
     import chatbot.shell
     import chatbot.tasks  # noqa: F401  # registers tasks with every app
@@ -253,10 +267,11 @@ def _celery(settings: config.Settings) -> Celery:
     from chatbot.subscriptions import Subscriptions
     from chatbot.task_events import TaskEvents
 
-    app = Celery("chatbot")
+    app = _App("chatbot")
     app.config_from_object("celeryconfig")
     app.conf.update(
         broker_url=settings.broker_url,
+        broker_use_ssl=tls.of_broker(settings),
         broker_transport_options={"polling_interval": 0.02} if settings.embedded_broker else {},
         beat_schedule={
             "close idle sessions": _every(settings.housekeeping_interval, "chatbot.close_idle_sessions"),
@@ -271,8 +286,9 @@ def _celery(settings: config.Settings) -> Celery:
 
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
-    # A missed beat is not made up for: the next one does the same.
-    return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    # A missed beat is not made up for: the next one does the same. The broker counts how long it may
+    # wait; ``expires`` would be a time of beat's clock, which a worker compares with its own.
+    return {"task": task, "schedule": seconds, "options": {"expiration": seconds}}
 
 
 @signals.setup_logging.connect
@@ -310,6 +326,7 @@ def configure_logging(settings: config.Settings) -> None:
             ],
         )
     )
+    handler.addFilter(OneLine())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

@@ -69,6 +69,24 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Redis for conversations (`fakeredis://` in the demo)"
     )
+    broker_tls_ca: Path | None = Field(
+        None, description="with `amqps://`: file of the CA that signed the broker's certificate (default: the system's)"
+    )
+    broker_tls_cert: Path | None = Field(None, description="client certificate, where the broker asks for one")
+    broker_tls_key: Path | None = Field(None, description="its key")
+    broker_tls_check_name: bool = Field(
+        True, description="whether the broker's certificate must name the host that CHATBOT_BROKER_URL names"
+    )
+    redis_tls_ca: Path | None = Field(None, description="the same for Redis, with `rediss://`")
+    redis_tls_cert: Path | None = Field(None, description="client certificate, where Redis asks for one")
+    redis_tls_key: Path | None = Field(None, description="its key")
+    redis_tls_check_name: bool = Field(
+        True, description="whether Redis' certificate must name the host that CHATBOT_REDIS_URL names"
+    )
+    dead_letters_max: int = Field(
+        100_000, gt=0, description="dead letters that are kept; the oldest make room for the next"
+    )
+    dead_letters_max_bytes: int = Field(1024**3, gt=0, description="bytes of dead letters that are kept, likewise")
     publish_timeout: Seconds = Field(
         5.0, description="a webhook that the broker does not confirm is answered 503 within this time"
     )
@@ -232,6 +250,15 @@ class Settings(BaseSettings):
             raise ValueError(f"{path} is not a file; write the path of a YAML file")
         return path
 
+    @field_validator(
+        "broker_tls_ca", "broker_tls_cert", "broker_tls_key", "redis_tls_ca", "redis_tls_cert", "redis_tls_key"
+    )
+    @classmethod
+    def _pem(cls, path: Path | None) -> Path | None:
+        if path and not path.is_file():
+            raise ValueError(f"{path} is not a file; write the path of a PEM file")
+        return path
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.env == "production" and self.simulator:
@@ -267,6 +294,20 @@ class Settings(BaseSettings):
             raise ValueError("CHATBOT_LLM_VISION=true needs a model that can see; CHATBOT_LLM_MODEL=offline cannot")
         if self.llm_model == "gpt-4o-mini" and not self.llm_base_url and not self.llm_api_key:
             raise ValueError("CHATBOT_LLM_MODEL=gpt-4o-mini needs a key: set CHATBOT_LLM_API_KEY (or OPENAI_API_KEY)")
+        return self
+
+    @model_validator(mode="after")
+    def _tls(self) -> Self:
+        for prefix, scheme, urls in (
+            ("BROKER", "amqps", (self.broker_url, *self.broker_shards)),
+            ("REDIS", "rediss", (self.redis_url,)),
+        ):
+            given = {part: getattr(self, f"{prefix.lower()}_tls_{part}") for part in ("ca", "cert", "key")}
+            named = [f"{PREFIX}{prefix}_TLS_{part.upper()}" for part, path in given.items() if path]
+            if named and not any(url.startswith(f"{scheme}:") for url in urls):
+                raise ValueError(f"{', '.join(named)} is for TLS: write {PREFIX}{prefix}_URL={scheme}://…")
+            if bool(given["cert"]) != bool(given["key"]):
+                raise ValueError(f"{PREFIX}{prefix}_TLS_CERT and {PREFIX}{prefix}_TLS_KEY go together: set both")
         return self
 
     @property

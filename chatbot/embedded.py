@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from celery.beat import Scheduler, Service
+from celery.beat import Service
 from celery.worker import WorkController, state
 
 from chatbot.app import Chatbot
+from chatbot.beat import Scheduler
 
 STOP_SECONDS = 20.0
 

@@ -35,6 +35,14 @@ class BrokerUnavailable(Transient):
     """The broker did not confirm in time, so the message was not taken."""
 
 
+class BrokerRefused(BrokerUnavailable):
+    """The broker, or we ourselves, refuse the connection (password, virtual host, certificate): a person must act."""
+
+
+class SendQueueFull(BrokerUnavailable):
+    """The queue of the senders takes no more: what is asked of them was not taken."""
+
+
 class TooFast(Transient):
     """The channel takes no more for now from us to this person, or from ``whole_number``.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from amqp.exceptions import MessageNacked
 from celery import Celery
-from kombu import Producer
+from kombu import Producer, Queue
 from kombu.common import maybe_declare
 from kombu.exceptions import LimitExceeded, OperationalError
 
@@ -28,8 +28,6 @@ T = TypeVar("T")
 #: Of a timeout, the share that is used up, and the share one step on a connection may take.
 #: What is left is for the wait for a thread and for a processor, which come before and after.
 USED, STEP = 0.7, 0.2
-#: The queues that are no user's; each connection declares them.
-KNOWN = (topology.OPEN_QUEUE, topology.SEND_QUEUE, topology.DEAD_QUEUE)
 
 
 class Publisher(Producer):
@@ -37,11 +35,14 @@ class Publisher(Producer):
 
     ``unconfirmed`` and ``nacked`` hold numbers, ``returned`` the routing keys of what was unroutable.
     ``step`` is what the connection gives each read, in seconds; ``remaining`` says how many are left
-    until a deadline and raises when there are none.
+    until a deadline and raises when there are none. ``known`` are the queues that are no user's.
     """
 
-    def __init__(self, channel: Any, *, step: float, remaining: Callable[[float], float]) -> None:
+    def __init__(
+        self, channel: Any, *, step: float, remaining: Callable[[float], float], known: Sequence[Queue] = ()
+    ) -> None:
         self.number = 0
+        self._known = known
         self._step = step
         self.remaining = remaining
         self.unconfirmed: set[int] = set()
@@ -70,7 +71,7 @@ class Publisher(Producer):
 
     def declare_known(self) -> None:
         """Declare the queues that are no user's, whatever was declared before."""
-        for queue in KNOWN:
+        for queue in self._known:
             queue(self.channel).declare()
 
     def settle(self, deadline: float) -> None:
@@ -104,11 +105,19 @@ class Publishers:
     """The publishers of one process on one broker, one a connection; safe to use from many threads.
 
     ``timeout`` in seconds bounds each call; ``url`` is the broker's, by default that of ``celery``.
+    Each connection declares the queues that are no user's, ``dead_queue`` among them.
     """
 
     def __init__(
-        self, celery: Celery, *, timeout: float, url: str | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        celery: Celery,
+        *,
+        timeout: float,
+        url: str | None = None,
+        dead_queue: Queue = topology.DEAD_QUEUE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._known = (topology.OPEN_QUEUE, topology.SEND_QUEUE, dead_queue)
         self._timeout = timeout
         self._clock = clock
         # Each step fails well inside the deadline, so that a second connection can
@@ -214,7 +223,9 @@ class Publishers:
             if not self.virtual:
                 # For each read and write. The kernel's (``read_timeout``) ends none in the middle of a frame.
                 connection.connection.transport.sock.settimeout(self._step)
-            for queue in KNOWN:
+            for queue in self._known:
                 maybe_declare(queue, channel)
-            publisher = self._on[id(connection)] = Publisher(channel, step=self._step, remaining=self._remaining)
+            publisher = self._on[id(connection)] = Publisher(
+                channel, step=self._step, remaining=self._remaining, known=self._known
+            )
         return publisher

@@ -7,7 +7,7 @@ is Redis' own, so no host's clock decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -19,10 +19,10 @@ import redis.exceptions
 from chatbot.errors import Transient
 
 
-def connect(url: str, *, timeout: float = 5.0) -> Any:
+def connect(url: str, *, timeout: float = 5.0, tls: Mapping[str, Any] | None = None) -> Any:
     """Return a redis-py client for ``url``; ``fakeredis://`` is a store inside this process.
 
-    Nothing is connected yet. ``timeout`` in seconds bounds every call.
+    Nothing is connected yet. ``timeout`` in seconds bounds every call. ``tls`` is what ``tls.of_redis`` made.
     """
     if url.startswith("fakeredis:"):
         import fakeredis  # only the demo and tests have no Redis of their own
@@ -30,7 +30,12 @@ def connect(url: str, *, timeout: float = 5.0) -> Any:
         server = fakeredis.FakeServer.get_server(url, server_type="redis", version=(7,))
         return fakeredis.FakeRedis(server=server, decode_responses=True)
     return redis.Redis.from_url(
-        url, decode_responses=True, socket_timeout=timeout, socket_connect_timeout=timeout, health_check_interval=30
+        url,
+        decode_responses=True,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        health_check_interval=30,
+        **(tls or {}),
     )
 
 

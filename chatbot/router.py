@@ -13,8 +13,8 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +29,8 @@ from kombu.exceptions import OperationalError
 
 from chatbot import topology
 from chatbot.calls import Call
-from chatbot.errors import BrokerUnavailable, QueueFull
+from chatbot.errors import BrokerUnavailable, QueueFull, SendQueueFull
+from chatbot.fill_level import SILENT_SECONDS, FillLevel
 from chatbot.frames import together
 from chatbot.group_commit import GroupCommit
 from chatbot.later import Later
@@ -79,7 +80,7 @@ class Router:
 
     ``timeout`` in seconds bounds each message: after it ``BrokerUnavailable`` is raised
     and the message counts as not taken. ``queue_arguments`` are those of ``chat.<user>``.
-    ``url`` is the broker's, by default that of ``celery``.
+    ``url`` is the broker's, by default that of ``celery``; ``dead_queue`` is ``chat.dead``.
     """
 
     def __init__(
@@ -89,15 +90,18 @@ class Router:
         timeout: float,
         queue_arguments: dict[str, Any],
         url: str | None = None,
+        dead_queue: Queue = topology.DEAD_QUEUE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._celery = celery
         self._queue_arguments = queue_arguments
-        self._publishers = Publishers(celery, timeout=timeout, url=url, clock=clock)
+        self._publishers = Publishers(celery, timeout=timeout, url=url, dead_queue=dead_queue, clock=clock)
+        self._fill_level = FillLevel(dead_queue)
         self._group = GroupCommit(self._write)
         self._later = Later(name="wake-ups")
         # A virtual broker cannot return what is unroutable, so there nobody may delete
         # a queue between its declaration and the publish. On AMQP nothing is locked.
+        self._silent_until = 0.0
         self._virtual = self._publishers.virtual
         self.exclusive: Any = threading.Lock() if self._virtual else nullcontext()
 
@@ -161,12 +165,13 @@ class Router:
     def wake_sender(self, user: str, number: int, *, countdown: float = 0.0) -> None:
         """Say that turn ``number`` of ``user`` waits in the outbox, now or in ``countdown`` seconds.
 
-        For so long it waits in this process and is lost with it, and then rescue comes later. Raises
-        ``BrokerUnavailable`` where it is said now.
+        For so long it waits in this process and is lost with it, and then rescue comes later; rescue
+        comes for one that the full queue refuses, too. Raises ``BrokerUnavailable`` where it is said now.
         """
         if countdown > 0:
             self._later.call(countdown, user, partial(self._wake_or_leave, user, number))
-        else:
+            return
+        with self._may_be_refused(SEND):
             self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}"))
 
     def _wake_or_leave(self, user: str, number: int) -> None:
@@ -188,16 +193,20 @@ class Router:
         self._publishers.run(wanted.deadline, lambda publisher: self._tell(publisher, wanted))
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
-        """Have the author of ``message`` told something that is no reply. Raises ``BrokerUnavailable``."""
+        """Have the author of ``message`` told something that is no reply, unless the full queue refuses it.
+
+        Raises ``BrokerUnavailable``.
+        """
         address = replace(message, text="").to_dict()
         wanted = self._to_sender(
             NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", deadline=deadline,
             text=text, message=address,
         )  # fmt: skip
-        self._commit(wanted)
+        with self._may_be_refused(NOTIFY):
+            self._commit(wanted)
 
     def report(self, status: Status, *, deadline: float | None = None) -> None:
-        """Pass on what became of a part we sent. Raises ``BrokerUnavailable``."""
+        """Pass on what became of a part we sent. Raises ``BrokerUnavailable``, for a full queue too."""
         arguments = (status.message_id, status.status)
         self._commit(self._to_sender(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict()))
 
@@ -217,17 +226,13 @@ class Router:
         """Put ``message`` into the dead-letter queue with the reason. Raises ``BrokerUnavailable``."""
         until = self._until(deadline)
         headers = {"reason": reason[:500], "user": message.user}
-        self._publishers.run(
-            until,
-            lambda publisher: self._publish_known(
-                publisher,
-                until,
-                _call(message),
-                exchange=topology.DEAD.name,
-                routing_key=topology.DEAD.name,
-                headers=headers,
-            ),
-        )
+
+        def publish(publisher: Publisher) -> None:
+            where = {"exchange": topology.DEAD.name, "routing_key": topology.DEAD.name}
+            self._publish_known(publisher, until, _call(message), **where, headers=headers)
+            self._fill_level.look(publisher.channel)
+
+        self._publishers.run(until, publish)
 
     def close(self) -> None:
         """Close every connection of this router."""
@@ -243,6 +248,16 @@ class Router:
 
     def _until(self, deadline: float | None) -> float:
         return self.deadline() if deadline is None else min(deadline, self.deadline())
+
+    @contextmanager
+    def _may_be_refused(self, task: str) -> Iterator[None]:
+        """Go on where the queue of the senders is full; say so once a minute."""
+        try:
+            yield
+        except SendQueueFull:
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + SILENT_SECONDS
+                log.error("send.queue_full", task=task)
 
     # -- with what other threads want, then alone ------------------------------------
 
@@ -266,9 +281,12 @@ class Router:
         """Return the task's id; what has none yet is published alone, whatever that takes."""
         if not wanted.task_id:
             as_it_is: set[str] = set()
-            wanted.task_id = self._publishers.run(
-                wanted.deadline, lambda publisher: self._publish_alone(publisher, wanted, as_it_is)
-            )
+            try:
+                wanted.task_id = self._publishers.run(
+                    wanted.deadline, lambda publisher: self._publish_alone(publisher, wanted, as_it_is)
+                )
+            except MessageNacked as err:  # a user's full queue has been told apart already
+                raise SendQueueFull("the queue of the senders refused it: it is full") from err
         return wanted.task_id
 
     # -- on one connection ------------------------------------------------------

@@ -146,7 +146,7 @@ class Subscriptions(bootsteps.StartStopStep):
         self._amqp_channel: Any = None
         self._admin = consumer.connection.channel()
         topology.OPEN_QUEUE.bind(self._admin).declare()
-        topology.DEAD_QUEUE.bind(self._admin).declare()
+        bot.dead_queue.bind(self._admin).declare()
         self._requests = consumer.connection.channel()
         # The lease is a delivery, so the prefetch count is the cap on live sessions: a
         # worker that has its fill leaves new users to others.

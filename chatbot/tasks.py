@@ -134,13 +134,14 @@ def note(self: BotTask, kind: str, severity: str, notice: dict[str, Any]) -> Non
     self.bot.notices.keep(Notice.from_dict(notice))
 
 
-@shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True)
+# Used up when they start: one that ends its worker is not begun again, the next beat asks anew.
+@shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True, acks_late=False)
 def close_idle_sessions(self: BotTask) -> None:
     """Close the sessions nobody used for a while."""
     self.bot.sessions.close_idle()
 
 
-@shared_task(name="chatbot.rescue_sessions", base=BotTask, bind=True)
+@shared_task(name="chatbot.rescue_sessions", base=BotTask, bind=True, acks_late=False)
 def rescue_sessions(self: BotTask) -> dict[str, int]:
     """Open again what lost its worker; deliver what is overdue. The next beat tries again."""
     try:

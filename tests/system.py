@@ -148,7 +148,7 @@ class System:
     def start(self, *names: str) -> System:
         """Start processes by their name in the Procfile (``worker.2`` is a second worker)."""
         for name in names:
-            command = PROCFILE[name.split(".")[0]].replace("/tmp/", f"{self.folder}/{name}-")
+            command = PROCFILE[name.split(".")[0]]
             log = self.folder / f"{name}.log"
             self.processes[name] = Process(
                 ["sh", "-c", f"exec {command}"], log=log, env={**self.env, **self._env_of(name)}
