@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import code
 import contextlib
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,10 +15,12 @@ import click
 from chatbot.errors import BrokerUnavailable, ChatbotError
 
 if TYPE_CHECKING:
-    from chatbot.ops.dead_letters import Held
+    from chatbot.ops.dead_letters import Letter
 
 #: A person who is asked whether to drop letters is named so many of them.
 SHOWN_BEFORE_DROP = 20
+#: Letters whose lines are lined up with each other.
+PAGE = 1_000
 
 
 @click.group()
@@ -143,13 +146,8 @@ def _check_choice(ids: tuple[str, ...], *, everything: bool, filters: tuple[str 
         raise click.UsageError("--user and --reason go with --all")
 
 
-def _count(letters: Sequence[object]) -> str:
-    return "1 dead letter" if len(letters) == 1 else f"{len(letters)} dead letters"
-
-
-def _say_if_more(held: Held) -> None:
-    if held.more:
-        click.echo(f"Only the oldest {len(held.letters)} were looked at; {held.more} more wait behind them.", err=True)
+def _count(letters: int) -> str:
+    return "1 dead letter" if letters == 1 else f"{letters} dead letters"
 
 
 @dead.command(name="list")
@@ -161,24 +159,32 @@ def list_letters(*, user: str | None, reason: str | None, limit: int, as_json: b
     from chatbot.app import from_environment
     from chatbot.ops import dead_letters
 
+    found = 0
     with _told(), dead_letters.hold(from_environment()) as held:
-        found = dead_letters.choose(held, user=user, reason=reason)
-    shown = found[:limit]
-    if as_json:
-        for letter in shown:
-            click.echo(json.dumps(letter.to_dict()))
-    elif shown:
-        click.echo("\n".join(dead_letters.table(shown)))
-    if not held.letters:
+        matching = dead_letters.choose(held, user=user, reason=reason)
+        for page in _pages(itertools.islice(matching, limit)):
+            if as_json:
+                lines = [json.dumps(letter.to_dict()) for letter in page]
+            else:
+                lines = list(dead_letters.table(page, header=not found))
+            click.echo("\n".join(lines))
+            found += len(page)
+        shown = found
+        found += sum(1 for _ in matching)
+    if not held.seen:
         says = "There are no dead letters."
     elif not found:
-        says = f"None of the {len(held.letters)} dead letters matches."
-    elif len(shown) < len(found):
-        says = f"{len(shown)} of {len(found)} dead letters; --limit shows more."
+        says = f"None of the {held.seen} dead letters matches."
+    elif shown < found:
+        says = f"{shown} of {found} dead letters; --limit shows more."
     else:
         says = f"{_count(found)}."
     click.echo(says, err=as_json)
-    _say_if_more(held)
+
+
+def _pages(letters: Iterator[Letter]) -> Iterator[list[Letter]]:
+    while page := list(itertools.islice(letters, PAGE)):
+        yield page
 
 
 @dead.command()
@@ -189,7 +195,7 @@ def show(letter_id: str) -> None:
     from chatbot.ops import dead_letters
 
     with _told(), dead_letters.hold(from_environment()) as held:
-        found = dead_letters.choose(held, ids=[letter_id])
+        found = list(dead_letters.choose(held, ids=[letter_id]))
     click.echo("\n\n".join(dead_letters.page(letter) for letter in found))
 
 
@@ -205,18 +211,24 @@ def replay(*, ids: tuple[str, ...], everything: bool, user: str | None, reason: 
 
     _check_choice(ids, everything=everything, filters=(user, reason))
     bot = from_environment()
+    chosen = replayed = 0
+
+    def counted(letters: Iterator[Letter]) -> Iterator[Letter]:
+        nonlocal chosen
+        for letter in letters:
+            chosen += 1
+            yield letter
+
     with _told(), dead_letters.hold(bot) as held:
-        chosen = dead_letters.choose(held, ids=ids, user=user, reason=reason)
-        replayed = 0
+        letters = dead_letters.choose(held, ids=ids, user=user, reason=reason)
         try:
-            for outcome in dead_letters.replay(held, chosen, bot.router):
+            for outcome in dead_letters.replay(held, counted(letters), bot.router):
                 replayed += not outcome.left
                 became = f"left      {{}}: {outcome.left}" if outcome.left else "replayed  {}"
                 click.echo(became.format(dead_letters.label(outcome.letter)))
         finally:
-            click.echo(f"{replayed} replayed, {len(chosen) - replayed} left.")
-    _say_if_more(held)
-    if replayed < len(chosen):
+            click.echo(f"{replayed} replayed, {chosen - replayed} left.")
+    if replayed < chosen:
         sys.exit(1)
 
 
@@ -230,21 +242,24 @@ def drop(*, ids: tuple[str, ...], everything: bool, user: str | None, reason: st
 
     _check_choice(ids, everything=everything, filters=(user, reason))
     bot = from_environment()
+    chosen: list[str] = []
+    first: list[str] = []
     with _told(), dead_letters.hold(bot) as held:
-        chosen = dead_letters.choose(held, ids=ids, user=user, reason=reason)
-    _say_if_more(held)
+        for letter in dead_letters.choose(held, ids=ids, user=user, reason=reason):
+            chosen.append(letter.id)
+            if len(first) < SHOWN_BEFORE_DROP:
+                first.append(dead_letters.label(letter))
     if not chosen:
         click.echo("There is nothing to drop.")
         return
     if not yes:
         # Nothing is held while a person thinks.
-        for letter in chosen[:SHOWN_BEFORE_DROP]:
-            click.echo(dead_letters.label(letter))
-        if len(chosen) > SHOWN_BEFORE_DROP:
-            click.echo(f"… and {len(chosen) - SHOWN_BEFORE_DROP} more")
-        click.confirm(f"Drop {_count(chosen)} for good?", abort=True)
+        click.echo("\n".join(first))
+        if len(chosen) > len(first):
+            click.echo(f"… and {len(chosen) - len(first)} more")
+        click.confirm(f"Drop {_count(len(chosen))} for good?", abort=True)
     with _told(), dead_letters.hold(bot) as held:
-        dropped = dead_letters.drop(held, [letter.id for letter in chosen])
+        dropped = dead_letters.drop(held, chosen)
     click.echo(f"{dropped} dropped.")
     if dropped < len(chosen):
         click.echo(f"{len(chosen) - dropped} were gone meanwhile, or are held by another command.", err=True)

@@ -3,14 +3,16 @@
 In come the messages of queue ``chat.dead``; out go replays, through the router, and
 acknowledgements. Promises: a letter leaves its queue only once the broker confirmed its
 replay, or when it is dropped; all others go back to the place they had, whatever ends this
-process; replaying one letter twice makes one turn. Needs the broker and nothing else.
+process; replaying one letter twice makes one turn; however many there are, one at a time is in
+this process's memory (those that were looked at wait in the broker's, unacknowledged). Needs the
+broker and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from chatbot.router import Router
     from chatbot.shards import ShardedRouter
 
-#: Letters one command looks at, oldest first; it keeps them in memory and from other commands.
-MOST = 10_000
 UNREADABLE = "unreadable"
 NOT_REPLAYABLE = "only answer and send letters can be replayed"
 
@@ -102,20 +102,29 @@ class Outcome:
 
 
 class Held:
-    """The letters this process has in hand, oldest first; ``more`` wait behind them, not looked at."""
+    """The letters that waited when the block of ``hold`` began; ``seen`` of them were looked at.
 
-    def __init__(self, channel: Any, errors: tuple[type[Exception], ...]) -> None:
-        self.letters: list[Letter] = []
-        self.more = 0
+    What dies meanwhile is not among them: a replay that fails again would be replayed for ever.
+    """
+
+    def __init__(self, channel: Any, queue: str, errors: tuple[type[Exception], ...]) -> None:
+        self.seen = 0
         self._channel = channel
+        self._queue = queue
         self._errors = errors
+        self._behind = 1  # until the first is taken, which says how many wait behind it
 
-    def take(self, most: int) -> None:
-        """Take up to ``most`` letters in hand. Raises ``BrokerUnavailable``."""
-        with _reachable(self._errors):
-            while len(self.letters) < most and (raw := self._channel.basic_get(topology.DEAD_QUEUE.name)):
-                self.letters.append(_read(raw))
-                self.more = raw.delivery_info["message_count"]
+    def letters(self) -> Iterator[Letter]:
+        """Yield those not looked at so far, oldest first. Raises ``BrokerUnavailable``."""
+        while self._behind > 0:
+            with _reachable(self._errors):
+                raw = self._channel.basic_get(self._queue)
+            if raw is None:
+                self._behind = 0
+                return
+            self._behind = raw.delivery_info["message_count"] if not self.seen else self._behind - 1
+            self.seen += 1
+            yield _read(raw)
 
     def use_up(self, letter: Letter) -> None:
         """Have the broker forget ``letter``. Raises ``BrokerUnavailable``: then it is back in its place."""
@@ -131,10 +140,10 @@ class Held:
 
 
 @contextmanager
-def hold(bot: Chatbot, *, most: int | None = None) -> Iterator[Held]:
-    """Hold the oldest letters, ``MOST`` by default, inside the block; what it does not use up goes back.
+def hold(bot: Chatbot) -> Iterator[Held]:
+    """Have the letters looked at inside the block, where what was not used up goes back at its end.
 
-    Meanwhile no other command sees them. Raises ``BrokerUnavailable``.
+    Meanwhile no other command sees those that were looked at. Raises ``BrokerUnavailable``.
     """
     if bot.settings.embedded_broker:
         raise BrokerUnavailable("memory:// ends with its process and keeps no dead letters")
@@ -145,9 +154,8 @@ def hold(bot: Chatbot, *, most: int | None = None) -> Iterator[Held]:
     try:
         with _reachable(errors):
             channel = connection.channel()
-            topology.DEAD_QUEUE.bind(channel).declare()
-        held = Held(channel, errors)
-        held.take(MOST if most is None else most)
+            bot.dead_queue.bind(channel).declare()
+        held = Held(channel, bot.dead_queue.name, errors)
         yield held
         held.give_back()
     finally:
@@ -156,29 +164,35 @@ def hold(bot: Chatbot, *, most: int | None = None) -> Iterator[Held]:
 
 def choose(
     held: Held, *, ids: Sequence[str] = (), user: str | None = None, reason: str | None = None
-) -> list[Letter]:  # fmt: skip
-    """Return the letters with these ``ids``, or all where there are none, oldest first.
+) -> Iterator[Letter]:  # fmt: skip
+    """Yield the letters with these ``ids``, or all where there are none, oldest first.
 
     Only those of ``user`` and those whose reason contains ``reason``, in any case of its
-    letters. Raises ``NoSuchLetter`` naming every id that no letter has.
+    letters. Raises ``NoSuchLetter`` naming every id that no letter has, before it yields one.
     """
-    unknown = [id_ for id_ in dict.fromkeys(ids) if id_ not in {letter.id for letter in held.letters}]
+    if ids:
+        yield from _with_ids(held, ids)
+        return
+    for letter in held.letters():
+        if (user is None or letter.user == user) and (
+            reason is None or reason.casefold() in letter.reason.casefold()
+        ):  # fmt: skip
+            yield letter
+
+
+def _with_ids(held: Held, ids: Sequence[str]) -> list[Letter]:
+    wanted = set(ids)
+    found = [letter for letter in held.letters() if letter.id in wanted]
+    unknown = [id_ for id_ in dict.fromkeys(ids) if id_ not in {letter.id for letter in found}]
     if unknown:
         raise NoSuchLetter(
             f"no dead letter has the id {', '.join(unknown)}; nothing was done. `chatbot dead list` shows the ids; "
             "a letter that another command holds cannot be seen until that ends"
-            + (f"; only the oldest {len(held.letters)} letters were looked at" if held.more else "")
         )
-    return [
-        letter
-        for letter in held.letters
-        if (not ids or letter.id in ids)
-        and (user is None or letter.user == user)
-        and (reason is None or reason.casefold() in letter.reason.casefold())
-    ]
+    return found
 
 
-def replay(held: Held, letters: Sequence[Letter], router: Router | ShardedRouter) -> Iterator[Outcome]:
+def replay(held: Held, letters: Iterable[Letter], router: Router | ShardedRouter) -> Iterator[Outcome]:
     """Send ``letters`` back on their way, one after the other; yield what became of each.
 
     A message gets a turn of its own, whatever became of it before, and always the same one
@@ -203,14 +217,16 @@ def replay(held: Held, letters: Sequence[Letter], router: Router | ShardedRouter
 
 
 def drop(held: Held, ids: Sequence[str]) -> int:
-    """Use up the held letters with these ``ids``; return how many. Raises ``BrokerUnavailable``."""
-    dropped = [letter for letter in held.letters if letter.id in set(ids)]
-    for letter in dropped:
-        held.use_up(letter)
-    return len(dropped)
+    """Use up the letters with these ``ids``; return how many. Raises ``BrokerUnavailable``."""
+    wanted, dropped = set(ids), 0
+    for letter in held.letters():
+        if letter.id in wanted:
+            held.use_up(letter)
+            dropped += 1
+    return dropped
 
 
-def table(letters: Sequence[Letter]) -> Iterator[str]:
+def table(letters: Sequence[Letter], *, header: bool = True) -> Iterator[str]:
     """Return the lines of ``list``: a header and one line a letter, never its text."""
     rows: list[tuple[str, ...]] = [("ID", "WHEN", "KIND", "USER", "MESSAGE", "CHARS", "REASON")]
     for letter in letters:
@@ -218,7 +234,7 @@ def table(letters: Sequence[Letter]) -> Iterator[str]:
         cells = (letter.id, when, letter.kind, letter.user, letter.message_id, str(len(letter.text)), letter.reason)
         rows.append(tuple(_one_line(cell) or "-" for cell in cells))
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    for *leading, last in rows:
+    for *leading, last in rows if header else rows[1:]:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(leading, widths, strict=True)), last])
 
 
