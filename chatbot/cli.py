@@ -68,14 +68,19 @@ def shell() -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Check the broker, Redis, the model, the channel and the clock; say what to fix."""
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def doctor(*, as_json: bool) -> None:
+    """Check the broker, its queues, Redis, the agent, the model, the channel and the clock; say what to fix.
+
+    Exits with 1 when there is something to fix; a hint is nothing that must be.
+    """
     from chatbot.app import from_environment
     from chatbot.ops.doctor import examine
 
     findings = examine(from_environment())
     for finding in findings:
-        click.echo(f"{'ok  ' if finding.ok else 'FIX '} {finding.part:<10} {finding.says}")
+        label = "FIX" if finding.level == "fix" else finding.level
+        click.echo(json.dumps(finding.to_dict()) if as_json else f"{label:<4} {finding.part:<11} {finding.says}")
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 

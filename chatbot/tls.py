@@ -29,6 +29,15 @@ def of_broker(settings: Settings) -> dict[str, Any]:
     return options
 
 
+def context_of_broker(settings: Settings) -> ssl.SSLContext:
+    """Return what the management API of a broker is asked with, over ``https://``."""
+    context = ssl.create_default_context(cafile=_path(settings.broker_tls_ca))
+    context.check_hostname = settings.broker_tls_check_name
+    if settings.broker_tls_cert:
+        context.load_cert_chain(settings.broker_tls_cert, settings.broker_tls_key)
+    return context
+
+
 def of_redis(settings: Settings) -> dict[str, Any]:
     """Return what redis-py's client is to be given beside its address: nothing where that is no ``rediss://``."""
     if not settings.redis_url.startswith("rediss:"):

@@ -74,8 +74,8 @@ class Fixed(Queue):
 def migration(queue: str) -> str:
     """Return what to do about a fixed queue that an older release declared."""
     return (
-        f"it is used as it is, without today's bounds: once it is empty, `rabbitmqctl delete_queue {queue} --if-empty` "
-        "and restart workers and senders, which declare it anew"
+        f"it is used as it is, without today's bounds; once it is empty run `rabbitmqctl delete_queue {queue} "
+        "--if-empty` and restart workers and senders, which declare it anew"
     )
 
 
