@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import kombu
 from amqp.exceptions import AccessRefused, NotAllowed, RecoverableConnectionError
+from kombu.connection import ConnectionPool, PooledConnection
 
 from chatbot.errors import BrokerRefused
 
@@ -44,6 +45,10 @@ class Connection(kombu.Connection):
         pauses = {"interval_start": pause, "interval_step": 0, "interval_max": pause}
         return super().ensure_connection(*arguments, **{**pauses, **options})  # type: ignore[no-any-return]
 
+    def Pool(self, limit: int | None = None, **options: Any) -> ConnectionPool:  # noqa: N802  # as kombu calls it
+        """Return a pool of connections like this one; kombu's would be of its own class."""
+        return _Pool(self, limit, **options)
+
     def _establish_connection(self) -> Any:
         try:
             return super()._establish_connection()
@@ -66,3 +71,12 @@ class Connection(kombu.Connection):
     @property
     def _named(self) -> str:
         return f"CHATBOT_BROKER_URL (it is {self.as_uri()})"
+
+
+class _Pooled(PooledConnection, Connection):
+    """A connection of a pool."""
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> _Pooled:
+        return _Pooled(self, **dict(self.connection._info(resolve=False)))  # noqa: SLF001  # as kombu's own

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot import app, topology
+from chatbot import app, cli, topology
 from chatbot.cli import main
 from chatbot.errors import Permanent
 from chatbot.messages import Media, Message
@@ -184,14 +185,59 @@ def test_ids_stay_the_same_and_tell_copies_apart(broker, bot, dead):
     assert [letter["id"] for letter in listed(dead)] == before
 
 
-def test_only_so_many_letters_are_looked_at_and_that_is_said(broker, bot, dead, monkeypatch):
-    monkeypatch.setattr(dead_letters, "MOST", 3)
-    ids = [bury(bot) for _ in range(5)]
-    result = dead("list")
-    assert "3 dead letters.\nOnly the oldest 3 were looked at; 2 more wait behind them.\n" in result.output
-    assert "only the oldest 3 letters were looked at" in dead("show", "0", code=1).output
-    dead("drop", "--all", "--yes")
-    assert in_order(broker) == ids[3:]
+def test_every_letter_is_reached_page_by_page(broker, bot, dead, monkeypatch):
+    monkeypatch.setattr(cli, "PAGE", 3)
+    ids = [bury(bot, "beto" if number == 9 else "ana") for number in range(11)]
+    assert [letter["message_id"] for letter in listed(dead)] == ids
+    lines = dead("list").stdout.splitlines()
+    assert [line.split()[4] for line in lines[:-1]] == ["MESSAGE", *ids], "one header"
+    assert lines[-1] == "11 dead letters."
+    assert dead("list", "--limit", "4").stdout.splitlines()[-1] == "4 of 11 dead letters; --limit shows more."
+    last = listed(dead)[-1]["id"]
+    assert ids[-1] in dead("show", last).output
+    assert in_order(broker) == ids
+    assert "1 dropped." in dead("drop", last, "--yes").output
+    assert "1 replayed, 0 left." in dead("replay", "--all", "--user", "beto").output
+    assert in_order(broker) == ids[:9]
+    assert "9 dropped." in dead("drop", "--all", "--yes").output
+    assert ready(broker) == 0
+    delete(broker, "beto")
+
+
+def test_one_letter_at_a_time_is_in_memory(broker, bot, monkeypatch):
+    """More of them than could be held at once before, and each in its place afterwards."""
+    letters, alive, most = 10_050, weakref.WeakSet(), 0
+    producer = bot.celery.amqp.Producer(broker)
+    for number in range(letters):
+        producer.publish({"n": number}, exchange="chat.dead", routing_key="", serializer="json")
+    wait_until(lambda: ready(broker) == letters, what="letters there")
+
+    class Watched(dead_letters.Letter):
+        __slots__ = ("__weakref__",)
+
+    monkeypatch.setattr(dead_letters, "Letter", Watched)
+    with dead_letters.hold(bot) as held:
+        for number, letter in enumerate(held.letters()):
+            alive.add(letter)
+            most = max(most, len(alive))
+            assert letter.text == json.dumps({"n": number})
+    assert held.seen == letters
+    assert most <= 2
+    first = json.loads(broker.basic_get(DEAD).body)
+    assert first == {"n": 0}
+    broker.queue_purge(DEAD)
+
+
+def test_what_dies_while_letters_are_replayed_is_not_replayed_with_them(broker, bot, dead):
+    """A message that fails again comes back behind the others: it would be replayed for ever."""
+    first = bury(bot)
+    with dead_letters.hold(bot) as held:
+        seen = []
+        for letter in dead_letters.choose(held):
+            seen.append(letter.message_id)
+            bury(bot)
+    assert seen == [first]
+    assert ready(broker) == 2
 
 
 def test_a_letter_another_command_holds_is_not_seen_and_not_lost(broker, bot, dead):
