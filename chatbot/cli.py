@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatbot.errors import BrokerUnavailable, ChatbotError
+from chatbot.errors import BrokerRefused, BrokerUnavailable, ChatbotError
 
 if TYPE_CHECKING:
     from chatbot.ops.dead_letters import Letter
@@ -126,6 +126,8 @@ def _told() -> Iterator[None]:
     """Say what went wrong on purpose in one line and exit with 1."""
     try:
         yield
+    except BrokerRefused as err:
+        raise click.ClickException(str(err)) from err
     except BrokerUnavailable as err:
         raise click.ClickException(
             f"{err}; is RabbitMQ running, and is CHATBOT_BROKER_URL right? `chatbot doctor` checks them"
