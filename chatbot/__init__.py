@@ -16,7 +16,8 @@ The way of a message, in the order of the files:
 person's, ``topology`` names everything on the broker, ``messages``, ``contacts`` and
 ``errors`` are the vocabulary, ``tasks`` what Celery calls, ``task_events`` what Flower
 sees, ``beat`` what asks for housekeeping. ``connection`` is every connection to the broker,
-``tls`` what it and Redis' need to know, ``library_logs`` what Celery may log. Only ``config`` reads the environment, only ``app`` builds.
+``tls`` what it and Redis' need to know, ``library_logs`` what Celery may log. Only ``config``
+reads the environment, only ``app`` builds.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import httpx
+from amqp.exceptions import AMQPError
+from kombu.exceptions import OperationalError
 
 from chatbot import topology
 from chatbot.config import secret
@@ -54,7 +56,7 @@ def examine(bot: Chatbot) -> list[Finding]:
             continue  # the others need the broker, and it has been said
         try:
             findings.append(check(bot))
-        except (ChatbotError, OSError, httpx.HTTPError, ValueError) as err:
+        except (ChatbotError, AMQPError, OperationalError, OSError, httpx.HTTPError, ValueError) as err:
             findings.append(Finding(part, ok=False, says=f"{type(err).__name__}: {err}"))
     return findings
 
