@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -101,6 +102,7 @@ class Published:
         monkeypatch.setattr(Router, "_give", self._give)
         self.returned = []
         self.unconfirmed = ()
+        self.channel = SimpleNamespace(queue_declare=lambda *_, **__: SimpleNamespace(message_count=0))
 
     def forget(self):
         pass
