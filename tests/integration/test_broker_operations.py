@@ -138,12 +138,12 @@ def test_an_outage_leaves_one_line_an_event_and_no_traceback(tmp_path, rabbitmq,
     with TcpProxy(rabbitmq.port) as proxy:
         broker = url.replace(str(rabbitmq.port), str(proxy.port))
         with running(
-            tmp_path, [*WORKER, "chat.open,housekeeping"], broker_url=broker, redis_url="redis://127.0.0.1:1/0",
+            tmp_path, [*WORKER, "housekeeping,send"], broker_url=broker, redis_url="redis://127.0.0.1:1/0",
             housekeeping_interval=0.2,
         ) as worker:  # fmt: skip
             wait_until(lambda: ready(worker), what="worker ready")
             for number in range(11):
-                bot.router.route(Message(user=f"u{number}", id=f"{number}", text="oi"))
+                bot.router.wake_sender(f"u{number}", 1)
             with running_beat(tmp_path, broker) as beat:
                 wait_until(lambda: worker.output().count("task.put_back") >= 22, what="messages put back")
                 for cuts in (1, 2):

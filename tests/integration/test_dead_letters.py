@@ -214,6 +214,7 @@ def test_one_letter_at_a_time_is_in_memory(broker, bot, monkeypatch):
 
     class Watched(dead_letters.Letter):
         __slots__ = ("__weakref__",)
+        __hash__ = object.__hash__
 
     monkeypatch.setattr(dead_letters, "Letter", Watched)
     with dead_letters.hold(bot) as held:
@@ -367,7 +368,7 @@ def test_what_is_no_message_is_shown_and_stays(broker, bot, dead):
             body, exchange="chat", routing_key="chat.open", content_type="x", content_encoding="binary", serializer=None
         )
         reject(broker, "chat.open")
-    bot.router.mark_read(Message(user="ana", id="wamid.read", text=""))
+    bot.router.mark_read(Message(user="ana", id="wamid.read", text=""), at=0.0)
     wait_until(lambda: ready(broker, topology.SEND) == 1)
     reject(broker, topology.SEND)
     bot.celery.send_task("chatbot.answer", ("ana", 7), exchange="chat.dead", queue=None, routing_key="")
