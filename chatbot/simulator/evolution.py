@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from chatbot.simulator.files import File
     from chatbot.simulator.simulator import Simulator
 
-_TYPES = {"image": "imageMessage", "audio": "audioMessage"}
+_TYPES = {
+    "image": "imageMessage", "audio": "audioMessage", "sticker": "stickerMessage", "document": "documentMessage",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Instance:
         content: dict[str, Any] = {"conversation": message["text"]}
         if file is not None:
             told = {"mimetype": file.mime_type, "ptt": file.kind == "audio"}
+            if file.kind == "document":
+                told["fileName"] = file.filename
             content = {_TYPES[file.kind]: told | ({"caption": message["text"]} if message["text"] else {})}
         return {
             "event": "messages.upsert",

@@ -7,6 +7,7 @@ wording follow the Cloud API reference (v26.0).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +40,34 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """One button of a message, or one row of its list: only a row has a description."""
+
+    id: str
+    title: str
+    description: str = ""
+
+
+def titles(options: Iterable[Option]) -> tuple[str, ...]:
+    """Return what the options say."""
+    return tuple(option.title for option in options)
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A message to a person: ``to`` is a number in digits or a user id (``BR.…``).
 
-    ``choices`` are the titles of its buttons or rows; a template shows as its name.
+    ``options`` are its buttons or, where ``menu`` names the button that opens them, the rows
+    of its list; ``quotes`` is the message it answers to. A template shows as its name.
     """
 
     to: str
     body: str
     callback: str = ""
     by_user_id: bool = False
-    choices: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    menu: str = ""
+    quotes: str = ""
 
     def accepted(self, message_id: str) -> dict[str, Any]:
         """Return Meta's answer to an accepted message."""
@@ -59,6 +77,10 @@ class Text:
             "contacts": [{"input": self.to, known_as: self.to}],
             "messages": [{"id": message_id}],
         }
+
+
+#: A text, its options, and the button of its list.
+_Content = tuple[str, tuple[Option, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,44 +130,60 @@ def _text(body: dict[str, Any]) -> Text:
         raise _invalid("The parameter to is required.")
     kind = body.get("type", "text")
     content = body.get(kind)
-    text, choices = _CONTENTS[kind](content if isinstance(content, dict) else {})
+    text, options, menu = _CONTENTS[kind](content if isinstance(content, dict) else {})
     user = "".join(filter(str.isdigit, str(to))) if to else str(recipient)
     if not user:
         raise _invalid("Param to is not a valid phone number.")
-    return Text(user, text, str(body.get("biz_opaque_callback_data") or ""), by_user_id=not to, choices=choices)
+    return Text(
+        user, text, str(body.get("biz_opaque_callback_data") or ""), by_user_id=not to, options=options, menu=menu,
+        quotes=_quoted(body.get("context")),
+    )  # fmt: skip
 
 
-def _plain(content: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    return _string(content, "body", "text['body']", LONGEST_TEXT), ()
+def _quoted(context: Any) -> str:
+    if context is None:
+        return ""
+    return _string(context if isinstance(context, dict) else {}, "message_id", "context['message_id']", 512)
 
 
-def _template(content: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _plain(content: dict[str, Any]) -> _Content:
+    return _string(content, "body", "text['body']", LONGEST_TEXT), (), ""
+
+
+def _template(content: dict[str, Any]) -> _Content:
     language = content.get("language")
     _string(language if isinstance(language, dict) else {}, "code", "template['language']['code']", 16)
-    return f"[{_string(content, 'name', 'template[name]', 512)}]", ()
+    return f"[{_string(content, 'name', 'template[name]', 512)}]", (), ""
 
 
-def _interactive(content: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _interactive(content: dict[str, Any]) -> _Content:
     body, action = content.get("body"), content.get("action")
     text = _string(body if isinstance(body, dict) else {}, "text", "interactive['body']['text']", LONGEST_BODY)
     action = action if isinstance(action, dict) else {}
+    menu = ""
     if content.get("type") == "button":
         offers = [button.get("reply") for button in _listed(action, "buttons", BUTTONS)]
         longest = BUTTON_TITLE
     elif content.get("type") == "list":
-        _string(action, "button", "interactive['action']['button']", BUTTON_TITLE)
+        menu = _string(action, "button", "interactive['action']['button']", BUTTON_TITLE)
         sections = _listed(action, "sections", ROWS)
         offers = [row for section in sections for row in _listed(section, "rows", ROWS)]
         longest = ROW_TITLE
     else:
         raise _invalid("Param interactive['type'] must be one of {BUTTON, LIST}.")
-    titles = tuple(_string(offer, "title", "interactive title", longest) for offer in _objects(offers))
-    ids = [_string(offer, "id", "interactive id", 256) for offer in _objects(offers)]
-    if len(set(titles)) < len(titles) or len(set(ids)) < len(ids) or len(titles) > ROWS:
+    options = tuple(_option(offer, longest) for offer in _objects(offers))
+    ids = {option.id for option in options}
+    if len(set(titles(options))) < len(options) or len(ids) < len(options) or len(options) > ROWS:
         raise _invalid(f"An interactive message has 1 to {ROWS} choices, each with a title and an id of its own.")
-    if any(len(str(offer.get("description", ""))) > ROW_DESCRIPTION for offer in _objects(offers)):
+    return text, options, menu
+
+
+def _option(offer: dict[str, Any], longest: int) -> Option:
+    title = _string(offer, "title", "interactive title", longest)
+    description = offer.get("description") or ""
+    if len(str(description)) > ROW_DESCRIPTION:
         raise _invalid(f"A description must be at most {ROW_DESCRIPTION} characters long.")
-    return text, titles
+    return Option(_string(offer, "id", "interactive id", 256), title, str(description))
 
 
 def _listed(holder: dict[str, Any], name: str, most: int) -> list[dict[str, Any]]:
@@ -170,7 +208,11 @@ def _string(holder: dict[str, Any], name: str, where: str, longest: int) -> str:
     return text
 
 
-_CONTENTS = {"text": _plain, "template": _template, "interactive": _interactive}
+_CONTENTS: dict[str, Callable[[dict[str, Any]], _Content]] = {
+    "text": _plain,
+    "template": _template,
+    "interactive": _interactive,
+}
 
 
 def _invalid(message: str) -> Refused:

@@ -7,7 +7,8 @@ GET ``/simulator``                              the chat page
 POST ``/graph/<version>/<number-id>/messages``  the stand-in for the Graph API
 POST ``/evolution/…/<instance>``                the stand-in for Evolution API
 GET ``/graph/<version>/<media-id>``, ``…/file``  where a file lies, and the file
-POST ``/say``                                   write as a person: posts a signed webhook
+POST ``/say``                                   write as a person (``said``): posts a signed webhook
+GET ``/files/<id>``                             a file somebody sent, for the page
 GET ``/conversations?users=a,b``                what a page shows when it loads
 GET ``/events?since=n&users=a,b&shown=a``       what happens from then on (event stream)
 GET, DELETE ``/sent``; GET ``/calls``           what the stand-in was asked; ``?to=<user>``
@@ -24,12 +25,13 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from io import BytesIO
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request, url_for
-from werkzeug.exceptions import BadRequest
+from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request, send_file, url_for
+from werkzeug.exceptions import BadRequest, NotFound
 
-from chatbot.simulator import evolution, graph
+from chatbot.simulator import evolution, graph, said
 from chatbot.simulator.faults import Fault
 from chatbot.simulator.files import File
 from chatbot.simulator.rates import Rates
@@ -37,15 +39,12 @@ from chatbot.simulator.simulator import Simulator, new_id
 
 STREAM_SECONDS = 20.0
 HEARTBEAT = 5.0
-LONGEST_SAID = 65_536
 #: Largest body of ``/say``: a file of 16 MiB in base64, and what is said around it.
 LARGEST_SAID = 24 * 1024 * 1024
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-
-_USER = re.compile(r"\d{5,20}|[A-Z]{2}\.[A-Za-z0-9]{1,128}")
 
 
 def create_app(simulator: Simulator) -> Flask:
@@ -82,8 +81,12 @@ def _serve_page(blueprint: Blueprint, simulator: Simulator) -> None:
     def say() -> Response:
         request.max_content_length = LARGEST_SAID
         messages = _said(request.get_json())
-        status = simulator.say(messages)
+        status = simulator.say(messages, once=bool(request.get_json().get("once")))
         return jsonify(id=[message["id"] for message in messages], status=status)
+
+    @blueprint.get("/files/<path:file_id>")
+    def shown(file_id: str) -> Response:
+        return _shown(simulator.files.get(file_id))
 
     @blueprint.get("/conversations")
     def conversations() -> Response:
@@ -191,30 +194,28 @@ def _said(body: Any) -> list[dict[str, Any]]:
     listed = body.get("messages", [body]) if isinstance(body, dict) else None
     if not isinstance(listed, list) or not listed:
         raise BadRequest("say wants an object, or `messages` with a list of them")
-    return [_message(item) for item in listed]
-
-
-def _message(item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise BadRequest("a message is an object with `from`, `name` and `text`, perhaps `media`")
-    user, text = str(item.get("from") or "").lstrip("+"), item.get("text")
     try:
-        file = File.from_dict(item["media"]) if item.get("media") else None
+        return [said.read(item, new_id()) for item in listed]
     except ValueError as err:
         raise BadRequest(str(err)) from None
-    if file is not None and text is None:
-        text = ""
-    if not _USER.fullmatch(user):
-        raise BadRequest("`from` is a number in digits or a user id (`BR.…`)")
-    if not isinstance(text, str) or not (text.strip() or file) or len(text) > LONGEST_SAID:
-        raise BadRequest(f"`text` has 1 to {LONGEST_SAID} characters")
-    name = str(item.get("name") or user)[:256]
-    message = {"from": user, "name": name, "text": text, "id": str(item.get("id") or new_id())[:256], "file": file}
-    return {**message, "choice": item.get("choice") is True, "via": str(item.get("via") or "")}
 
 
 def _listed(name: str) -> list[str]:
     return [user for user in request.args.get(name, "").split(",") if user]
+
+
+def _shown(file: File | None) -> Response:
+    """Return a file to a page, in parts where it asks for them. It is hostile: nothing in it is ever run."""
+    if file is None:
+        raise NotFound("only the last files are kept")
+    answer = send_file(
+        BytesIO(file.content), mimetype=file.mime_type, as_attachment=file.kind == "document",
+        download_name=file.filename or file.id, etag=file.sha256, conditional=True,
+    )  # fmt: skip
+    answer.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers["Cache-Control"] = "private, max-age=3600"
+    return answer
 
 
 def _stream(simulator: Simulator, since: int, users: set[str], shown: list[str]) -> Iterator[str]:

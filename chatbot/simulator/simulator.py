@@ -10,13 +10,13 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from chatbot.simulator import graph
+from chatbot.simulator import graph, said
 from chatbot.simulator.evolution import Instance
 from chatbot.simulator.faults import Fault, Faults
 from chatbot.simulator.files import File, Files
 from chatbot.simulator.rates import RateLimiter
 from chatbot.simulator.state import Bubble, State
-from chatbot.simulator.webhooks import Poster, message_body, signed, status_body
+from chatbot.simulator.webhooks import Poster, is_number, message_body, signed, status_body
 
 
 class Simulator:
@@ -49,19 +49,56 @@ class Simulator:
         """Wait, but not beyond ``close``."""
         self._poster.closed.wait(seconds)
 
-    def say(self, messages: list[dict[str, Any]]) -> int:
-        """Post what people wrote in one webhook; return its HTTP status, 0 without answer."""
+    def say(self, messages: list[dict[str, Any]], *, once: bool = False) -> int:
+        """Post what people wrote in one webhook; return its HTTP status, 0 without answer.
+
+        With ``once`` a message that was taken before is not posted again.
+        """
+        messages = [self._complete(message) for message in messages if self.state.claim(message["id"]) or not once]
+        if not messages:
+            return 200
         for message in messages:
-            file: File | None = message.get("file")
-            if file is not None:
-                # Evolution gives a message's file to who names the message.
-                self.files.keep(replace(file, id=message["id"]) if message.get("via") == "evolution" else file)
-            text = _shown(message["text"], file)
-            self.state.say(message_id=message["id"], user=message["from"], name=message["name"], text=text)
+            if not said.changes(message):
+                self._show(message)
         status = self._post(messages)
         for message in messages:
             self.state.settle(message["id"], taken=status == 200)
+            if status == 200:
+                self._change(message)
         return status
+
+    def _complete(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the message with what a webhook tells of the one it is about."""
+        message = dict(message)
+        file: File | None = message.get("file")
+        if file is not None and message.get("via") == "evolution":
+            message["file"] = replace(file, id=message["id"])  # Evolution gives it to who names the message
+        if quoted := self.state.bubble(message.get("quotes") or ""):
+            if quoted.side == "out" and is_number(quoted.user):
+                message["quoted_from"] = quoted.user
+            if message.get("choice"):
+                message["listed"] = bool(quoted.menu)
+                message["option"] = next((o for o in quoted.options if o.title == message["text"]), None)
+        if edited := self.state.bubble(message.get("edits") or ""):
+            message["before"] = self.files.get(edited.content.get("file", {}).get("id", ""))
+        return message
+
+    def _show(self, message: dict[str, Any]) -> None:
+        if message.get("file") is not None:
+            self.files.keep(message["file"])
+        self.state.say(
+            message_id=message["id"], user=message["from"], name=message["name"], quotes=message.get("quotes") or "",
+            **said.shown(message),
+        )  # fmt: skip
+
+    def _change(self, message: dict[str, Any]) -> None:
+        user, text = message["from"], message["text"]
+        if target := message.get("reacts_to"):
+            self.state.react(target, user, text)
+        if target := message.get("edits"):
+            self.state.edit(target, user, text)
+        if target := message.get("revokes"):
+            self.state.revoke(target, user)
 
     def _post(self, messages: list[dict[str, Any]]) -> int:
         if self.evolution is None or self._evolution_poster is None or messages[0].get("via") != "evolution":
@@ -76,7 +113,7 @@ class Simulator:
         copies = 2 if fault is not None and fault.kind == "duplicate_status" else 1
         seen = self.state.send(
             message_id=message_id, user=text.to, text=text.body, callback=text.callback, silent=silent,
-            choices=text.choices,
+            options=text.options, menu=text.menu, quotes=text.quotes,
         )  # fmt: skip
         if not silent:
             statuses = ("sent", "delivered", "read") if seen else ("sent", "delivered")
@@ -94,13 +131,6 @@ class Simulator:
             for status in statuses
         ]
         self._poster.enqueue(bodies)
-
-
-def _shown(text: str, file: File | None) -> str:
-    """Return what the bubble of a message says: it shows no files."""
-    if file is None:
-        return text
-    return f"📷 {text or 'Imagem'}" if file.kind == "image" else "🎤 Mensagem de voz"
 
 
 def new_id() -> str:

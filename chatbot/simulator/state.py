@@ -12,9 +12,11 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
+
+from chatbot.simulator.graph import Option, titles
 
 MOST_KEPT = 100_000
 TYPING_SECONDS = 25.0
@@ -38,12 +40,23 @@ class Bubble:
     callback: str = ""
     silent: bool = False  # no status webhook ever says what became of it
     name: str = ""
-    choices: tuple[str, ...] = ()
+    type: str = "text"  # as Meta names it; ``said.shown`` says what ``content`` holds for each
+    content: dict[str, Any] = field(default_factory=dict)
+    options: tuple[Option, ...] = ()
+    menu: str = ""  # the button of a list; without one the options are buttons
+    quotes: str = ""
+    reaction: str = ""  # of the person, to this message
+    edited: bool = False
+    revoked: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON for a page."""
+        return {**asdict(self), "choices": titles(self.options)}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a page shows: ``kind`` is message, status, typing or forgotten."""
+    """Something a page shows: ``kind`` is message, changed, status, typing or forgotten."""
 
     number: int
     kind: str
@@ -62,6 +75,7 @@ class State:
         self._events: deque[Event] = deque(maxlen=MOST_KEPT)
         self._last = int(time.time() * 1000)
         self._typing_until: dict[str, float] = {}
+        self._posted: OrderedDict[str, None] = OrderedDict()  # ids of people's messages, under way or taken
         self._watched: Counter[str] = Counter()
         self._closed = False
 
@@ -73,33 +87,75 @@ class State:
 
     # What people write
 
-    def say(self, *, message_id: str, user: str, name: str, text: str) -> None:
-        """Show a person's message with a clock; saying the same id again shows no second one."""
+    def claim(self, message_id: str) -> bool:
+        """Note that a message is posted now; return ``False`` where it is under way or was taken already."""
+        with self._changed:
+            new = message_id not in self._posted
+            self._posted[message_id] = None
+            while len(self._posted) > MOST_KEPT:
+                self._posted.popitem(last=False)
+            return new
+
+    def say(self, *, message_id: str, user: str, name: str, text: str, **more: Any) -> None:
+        """Show a person's message with a clock; saying the same id again shows no second one.
+
+        ``more`` is what else a ``Bubble`` holds of it: ``type``, ``content``, ``quotes``.
+        """
         with self._changed:
             known = self._bubbles.get(message_id)
             if known is None:
-                self._add(Bubble(message_id, user, "out", text, time.time(), "clock", name=name))
+                self._add(Bubble(message_id, user, "out", text, time.time(), "clock", name=name, **more))
             elif known.state == "failed":
                 self._set_state(known, "clock")
 
     def settle(self, message_id: str, *, taken: bool) -> None:
         """Note whether the webhook took a person's message; one that was read stays read."""
         with self._changed:
+            if not taken:
+                self._posted.pop(message_id, None)
             bubble = self._bubbles.get(message_id)
             if bubble is not None and bubble.side == "out" and RANK[bubble.state] < RANK["delivered"]:
                 self._set_state(bubble, "delivered" if taken else "failed")
 
+    def react(self, message_id: str, user: str, emoji: str) -> None:
+        """Show what a person thinks of a message; an empty emoji takes it back."""
+        with self._changed:
+            bubble = self._of_person(message_id, user)
+            if bubble is not None:
+                bubble.reaction = emoji
+                self._emit("changed", user, bubble.to_dict())
+
+    def edit(self, message_id: str, user: str, text: str) -> None:
+        """Show what a person's own text or caption says now."""
+        with self._changed:
+            bubble = self._of_person(message_id, user)
+            if bubble is not None and bubble.side == "out":
+                if "caption" in bubble.content:
+                    bubble.content = {**bubble.content, "caption": text}
+                bubble.text, bubble.edited = text, True
+                self._emit("changed", user, bubble.to_dict())
+
+    def revoke(self, message_id: str, user: str) -> None:
+        """Show that a person deleted a message of their own; nothing of it is shown any more."""
+        with self._changed:
+            bubble = self._of_person(message_id, user)
+            if bubble is not None and bubble.side == "out":
+                bubble.text, bubble.type, bubble.content = "", "text", {}
+                bubble.reaction, bubble.revoked = "", True
+                self._emit("changed", user, bubble.to_dict())
+
     # What the business does
 
-    def send(
-        self, *, message_id: str, user: str, text: str, callback: str, silent: bool, choices: tuple[str, ...] = ()
-    ) -> bool:
-        """Show a message of the business; return whether somebody looks at that phone."""
+    def send(self, *, message_id: str, user: str, text: str, callback: str, silent: bool, **more: Any) -> bool:
+        """Show a message of the business; return whether somebody looks at that phone.
+
+        ``more`` is what else a ``Bubble`` holds of it: ``options``, ``menu``, ``quotes``.
+        """
         with self._changed:
             self._typing_until.pop(user, None)
             seen = self._watched[user] > 0
             state = "read" if seen and not silent else "accepted" if silent else "delivered"
-            self._add(Bubble(message_id, user, "in", text, time.time(), state, callback, silent, choices=choices))
+            self._add(Bubble(message_id, user, "in", text, time.time(), state, callback, silent, **more))
             return seen
 
     def read(self, message_id: str, *, typing: bool) -> str:
@@ -125,10 +181,20 @@ class State:
         """Return what the stand-in accepted for a user, or for all, oldest first."""
         with self._changed:
             return [
-                {"id": b.id, "to": b.user, "text": b.text, "time": b.time, "callback": b.callback, "choices": b.choices}
+                {
+                    "id": b.id, "to": b.user, "text": b.text, "time": b.time, "callback": b.callback,
+                    "choices": titles(b.options), "options": [asdict(option) for option in b.options],
+                    "quotes": b.quotes,
+                }
                 for b in self._of(user)
                 if b.side == "in"
-            ]
+            ]  # fmt: skip
+
+    def bubble(self, message_id: str) -> Bubble | None:
+        """Return a copy of a message, ``None`` where it is not kept."""
+        with self._changed:
+            bubble = self._bubbles.get(message_id)
+            return replace(bubble) if bubble else None
 
     def calls(self, user: str | None) -> list[dict[str, Any]]:
         """Return every call for a user, or all, oldest first."""
@@ -143,7 +209,7 @@ class State:
                 "last": self._last,
                 "conversations": {
                     user: {
-                        "messages": [asdict(b) for b in self._end_of(user)],
+                        "messages": [b.to_dict() for b in self._end_of(user)],
                         "typing": max(0.0, self._typing_until.get(user, 0.0) - now),
                     }
                     for user in users
@@ -156,6 +222,7 @@ class State:
             self._bubbles.clear()
             self._by_user.clear()
             self._calls.clear()
+            self._posted.clear()
             self._typing_until.clear()
             self._emit("forgotten", "", {})
 
@@ -211,7 +278,11 @@ class State:
             self._by_user[oldest.user].popleft()
             if not self._by_user[oldest.user]:
                 del self._by_user[oldest.user]
-        self._emit("message", bubble.user, asdict(bubble))
+        self._emit("message", bubble.user, bubble.to_dict())
+
+    def _of_person(self, message_id: str, user: str) -> Bubble | None:
+        bubble = self._bubbles.get(message_id)
+        return bubble if bubble is not None and bubble.user == user and not bubble.revoked else None
 
     def _set_state(self, bubble: Bubble, state: str) -> None:
         bubble.state = state

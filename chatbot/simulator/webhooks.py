@@ -20,9 +20,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import httpx
 
+    from chatbot.simulator.files import File
+    from chatbot.simulator.graph import Option
+
 
 log = logging.getLogger(__name__)
 
+#: The business's number, as people know it.
+DISPLAY_NUMBER = "5511400000000"
 THREADS = 8
 MOST_WAITING = 100_000
 TIMEOUT = 20.0
@@ -36,9 +41,11 @@ def is_number(user: str) -> bool:
 
 
 def message_body(phone_number_id: str, messages: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return one webhook with these messages; each has ``from``, ``name``, ``text``, ``id``, ``file`` (or ``None``).
+    """Return one webhook with these messages, as ``said.read`` returns them.
 
-    One with ``choice`` is a tap on a button that says ``text``.
+    What was said in answer to another message has ``quoted_from``, who wrote that one; a tap
+    may have ``option``, what was tapped on, and ``listed``, whether it was a row; an edit
+    ``before``, the file that the message came with.
     """
     said = list(messages)
     names = {message["from"]: message["name"] for message in said}
@@ -58,13 +65,66 @@ def message_body(phone_number_id: str, messages: Iterable[dict[str, Any]]) -> di
 
 
 def _content(message: dict[str, Any]) -> dict[str, Any]:
-    text, file = message["text"], message.get("file")
+    """Return type, content and context of a message (Meta, "messages webhook reference", v26.0)."""
+    changed = _change(message)
+    if changed:
+        return changed
+    context = _context(message)
+    file = message.get("file")
     if file is not None:
-        return {"type": file.kind, file.kind: file.in_message(text)}
+        return {**context, "type": file.kind, file.kind: file.in_message(message["text"])}
+    if place := message.get("location"):
+        return {
+            **context,
+            "type": "location",
+            "location": {name: value for name, value in place.items() if value != ""},
+        }
+    if card := message.get("contact"):
+        return {**context, "type": "contacts", "contacts": [_card(card)]}
     if message.get("choice"):
-        chosen = {"id": text[:256], "title": text}
-        return {"type": "interactive", "interactive": {"type": "button_reply", "button_reply": chosen}}
-    return {"type": "text", "text": {"body": text}}
+        return {**context, "type": "interactive", "interactive": _tapped(message)}
+    return {**context, "type": "text", "text": {"body": message["text"]}}
+
+
+def _change(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what a message changes of another one; a reaction without an emoji takes one back."""
+    text = message["text"]
+    if target := message.get("reacts_to"):
+        return {"type": "reaction", "reaction": {"message_id": target, **({"emoji": text} if text else {})}}
+    if target := message.get("edits"):
+        file: File | None = message.get("before")
+        now = (
+            {"type": file.kind, file.kind: file.in_message(text)} if file else {"type": "text", "text": {"body": text}}
+        )
+        return {"type": "edit", "edit": {"original_message_id": target, "message": now}}
+    if target := message.get("revokes"):
+        return {"type": "revoke", "revoke": {"original_message_id": target}}
+    return {}
+
+
+def _context(message: dict[str, Any]) -> dict[str, Any]:
+    if not message.get("quotes"):
+        return {}
+    return {"context": {"from": message.get("quoted_from") or DISPLAY_NUMBER, "id": message["quotes"]}}
+
+
+def _tapped(message: dict[str, Any]) -> dict[str, Any]:
+    option: Option | None = message.get("option")
+    title = message["text"]
+    chosen = {"id": option.id if option else title[:256], "title": title}
+    if not message.get("listed"):
+        return {"type": "button_reply", "button_reply": chosen}
+    described = {"description": option.description} if option and option.description else {}
+    return {"type": "list_reply", "list_reply": {**chosen, **described}}
+
+
+def _card(card: dict[str, Any]) -> dict[str, Any]:
+    name, _, rest = card["name"].partition(" ")
+    number = "".join(filter(str.isdigit, card["phone"]))
+    return {
+        "name": {"formatted_name": card["name"], "first_name": name, **({"last_name": rest} if rest else {})},
+        "phones": [{"phone": card["phone"], "type": "CELL", "wa_id": number}],
+    }
 
 
 def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, callback: str) -> dict[str, Any]:
@@ -81,7 +141,7 @@ def status_body(phone_number_id: str, *, message_id: str, status: str, to: str, 
 
 
 def _envelope(phone_number_id: str, value: dict[str, Any]) -> dict[str, Any]:
-    metadata = {"display_phone_number": "5511400000000", "phone_number_id": phone_number_id}
+    metadata = {"display_phone_number": DISPLAY_NUMBER, "phone_number_id": phone_number_id}
     change = {"value": {"messaging_product": "whatsapp", "metadata": metadata, **value}, "field": "messages"}
     return {"object": "whatsapp_business_account", "entry": [{"id": "100000000000002", "changes": [change]}]}
 

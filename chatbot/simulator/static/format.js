@@ -65,7 +65,7 @@ function each(pattern, text, plain, found) {
   if (end < text.length) plain(text.slice(end));
 }
 
-function element(tag, className = "", text = "") {
+export function element(tag, className = "", text = "") {
   const made = document.createElement(tag);
   if (className) made.className = className;
   if (text) made.textContent = text;
