@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     )
     llm_tries: int = Field(3, ge=1, le=5, description="LLM calls before the user gets an apology")
 
+    offline_seconds: float = Field(
+        0.0, ge=0, le=30, description="how long the `offline` model takes to answer (1.2 in the demo: typing is seen)"
+    )
     llm_vision: bool = Field(False, description="whether the LLM can see: it is shown the images people send")
     transcription_base_url: str | None = Field(
         None,
@@ -327,6 +330,7 @@ class DemoSettings(Settings):
     whatsapp_phone_number_id: str | None = "100000000000001"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     simulator: bool = True
+    offline_seconds: float = 1.2
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,8 @@ import logging
 import os
 import re
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -74,7 +76,7 @@ def build(settings: Settings, slots: Slots | None = None) -> BaseLLM:
     """
     model, base_url = settings.llm_model, settings.llm_base_url
     if model == "offline":
-        return OfflineLLM(model="offline")
+        return OfflineLLM(model="offline", seconds=settings.offline_seconds)
     key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
     limits: dict[str, Any] = {"timeout": settings.llm_timeout, "max_retries": 0}
     if settings.llm_temperature is not None:
@@ -248,13 +250,18 @@ class OfflineLLM(BaseLLM):
     """A pretend model: no network, no key, no intelligence, but it does use the conversation.
 
     It learns a name from "meu nome é …" (or "me chamo", "my name is", "me llamo") and tells
-    it again when asked; everything else it repeats, with the number of the message.
+    it again when asked; everything else it repeats, with the number of the message. It takes
+    ``seconds`` for that, by way of ``pause``, so that a page can show that it is typing.
     """
+
+    seconds: float = 0.0
+    pause: Callable[[float], None] = time.sleep
 
     def call(self, messages: Any, *_: Any, **__: Any) -> str:
         """Return a reply to the last user message, from the messages alone."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        self.pause(self.seconds)
         said = [_text(message) for message in messages if message.get("role") == "user"]
         return offline_reply(said)
 

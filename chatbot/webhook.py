@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import structlog
-from flask import Blueprint, Flask, Response, abort, current_app, jsonify, request
+from flask import Blueprint, Flask, Response, abort, current_app, jsonify, redirect, request, url_for
 
 from chatbot import language
 from chatbot.errors import BadPayload, BadSignature, BrokerUnavailable, QueueFull
@@ -169,4 +169,5 @@ def create_app(bot: Chatbot | None = None) -> Flask:
 
         bot.simulator.start()
         app.register_blueprint(create_blueprint(bot.simulator))
+        app.add_url_rule("/", "to_simulator", lambda: redirect(url_for("simulator.page").rstrip("/")))
     return app

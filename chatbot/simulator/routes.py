@@ -28,7 +28,18 @@ from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request, send_file, url_for
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    current_app,
+    jsonify,
+    redirect,
+    render_template,
+    request,
+    send_file,
+    url_for,
+)
 from werkzeug.exceptions import BadRequest, NotFound
 
 from chatbot.simulator import evolution, graph, said
@@ -51,6 +62,7 @@ def create_app(simulator: Simulator) -> Flask:
     """Return a WSGI application with nothing but the simulator."""
     app = Flask("chatbot.simulator")
     app.register_blueprint(create_blueprint(simulator))
+    app.add_url_rule("/", "to_simulator", lambda: redirect(url_for("simulator.page").rstrip("/")))
     return app
 
 

@@ -93,7 +93,7 @@ def _one_kind(message: dict[str, Any]) -> None:
     kinds = [name for name in ("file", "location", "contact", "choice", *CHANGES) if message[name]]
     if len(kinds) > 1:
         raise ValueError(f"a message is of one kind, this one has {' and '.join(kinds)}".replace("file", "media"))
-    if message["via"] == "evolution" and set(kinds) - {"file", "choice"}:
+    if message["via"] == "evolution" and (message["quotes"] or set(kinds) - {"file", "choice"}):
         raise ValueError("through Evolution go texts and files")
 
 

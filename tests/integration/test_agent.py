@@ -302,6 +302,14 @@ def test_the_offline_model_uses_the_conversation(conversation, reply):
     assert offline_reply(conversation) == reply
 
 
+def test_the_offline_model_takes_its_time_where_it_is_told_to():
+    waited = []
+    asked = [{"role": "user", "content": "me chamo Zé"}]
+    assert OfflineLLM(model="offline", seconds=1.2, pause=waited.append).call(asked).startswith("Prazer, Zé!")
+    assert waited == [1.2]
+    assert build(Settings(_env_file=None, llm_model="offline", offline_seconds=2)).seconds == 2
+
+
 def test_what_lives_as_long_as_the_worker_is_left_out_of_garbage_collections():
     code = """
 import gc

@@ -21,7 +21,7 @@ def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     port = free_port()
     env = {**os.environ, "PORT": str(port), "CHATBOT_IDLE_TIMEOUT": "2", "CHATBOT_HOUSEKEEPING_INTERVAL": "1",
-           "CHATBOT_LOG_LEVEL": "INFO"}  # fmt: skip
+           "CHATBOT_LOG_LEVEL": "INFO", "CHATBOT_OFFLINE_SECONDS": "0"}  # fmt: skip
     process = Process([PYTHON, "-m", "chatbot.cli", "demo"], log=folder / "demo.log", env=env, cwd=folder).start()
 
     def ready():
@@ -66,6 +66,11 @@ def test_a_signed_webhook_with_messages_of_two_users_gets_their_replies(demo):
     assert "Bom dia" in texts(demo, JOAO)[0]
     sent = httpx.get(f"{demo}/simulator/sent", params={"to": MARIA}).json()
     assert [item["time"] for item in sent] == sorted(item["time"] for item in sent)
+
+
+def test_the_root_leads_to_the_page(demo):
+    answer = httpx.get(demo, follow_redirects=True)
+    assert (str(answer.url), answer.status_code) == (f"{demo}/simulator", 200)
 
 
 def test_order_within_users_and_memory_across_sessions(demo, running):

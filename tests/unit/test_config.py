@@ -77,6 +77,7 @@ def test_the_demo_embeds_what_the_environment_does_not_name(monkeypatch):
     assert demo.whatsapp_app_secret.get_secret_value() == "demo-app-secret"
     assert demo.whatsapp_verify_token.get_secret_value() == "demo-verify-token"
     assert demo.whatsapp_phone_number_id == "100000000000001"
+    assert (demo.offline_seconds, config.load().offline_seconds) == (1.2, 0.0)
     monkeypatch.setenv("PORT", "8123")
     monkeypatch.setenv("CHATBOT_BROKER_URL", "amqp://u:p@rabbit:5672//")
     monkeypatch.setenv("CHATBOT_REDIS_URL", "redis://redis:6379/0")

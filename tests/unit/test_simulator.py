@@ -17,6 +17,7 @@ import pytest
 from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
+from chatbot.channels import cloud_payload
 from chatbot.channels.whatsapp import WhatsApp
 from chatbot.messages import Media, Message
 from chatbot.simulator import Simulator, create_app
@@ -492,8 +493,8 @@ def test_saying_nothing_or_as_nobody_is_refused(desk: Desk, body: Any) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(desk: Desk) -> None:
-    for path in ("", "/"):
-        page = httpx.get(desk.url + path)
+    for path in ("", "/", "/.."):
+        page = httpx.get(desk.url + path, follow_redirects=True)
         assert page.status_code == 200
         assert 'lang="pt-BR"' in page.text
         assert "http://" not in page.text
@@ -504,6 +505,10 @@ def test_the_page_loads_nothing_from_elsewhere(desk: Desk) -> None:
 # -- files -----------------------------------------------------------------------
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+
+
+#: The beginning of a WebP that moves.
+ANIMATED = b"RIFF\x00\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00\x02" + bytes(9)
 
 
 def with_file(content: bytes = PICTURE, mime_type: str = "image/png", **more: Any) -> dict[str, Any]:
@@ -544,6 +549,10 @@ def test_a_voice_note_has_no_text(desk: Desk) -> None:
         with_file(b""),
         with_file(mime_type="text/html"),
         with_file(b"x" * (5 * 1024 * 1024 + 1)),
+        with_file(mime_type="image/png\r\nX-Evil: 1"),
+        with_file(mime_type="image/png", kind="sticker"),
+        with_file(mime_type="image/png", kind="hologram"),
+        with_file(b"x" * (500 * 1024 + 1), "image/webp", kind="sticker"),
         {"data": "%"},
         "x",
         [1],
@@ -581,3 +590,192 @@ def test_only_the_last_files_are_kept() -> None:
         files.keep(file)
     assert files.get("0") is None
     assert files.get("1") is kept[1]
+
+
+def test_a_document_goes_with_its_name_and_a_sticker_says_whether_it_moves(desk: Desk) -> None:
+    desk.business.talks = False
+    desk.say("o boleto", media=with_file(b"%PDF", "application/pdf", kind="document", filename="../boleto\r\n.pdf"))
+    desk.post("/say", {"from": MARIA, "media": with_file(ANIMATED, "image/webp", kind="sticker")})
+    desk.post("/say", {"from": MARIA, "media": with_file(b"RIFF", "image/webp", kind="sticker")})
+    document, moving, still = desk.business.values("messages")
+    assert (document["type"], document["document"]["caption"]) == ("document", "o boleto")
+    assert document["document"]["filename"] == "..boleto.pdf"
+    assert (moving["type"], moving["sticker"]["animated"], still["sticker"]["animated"]) == ("sticker", True, False)
+    assert [bubble["type"] for bubble in desk.bubbles()] == ["document", "sticker", "sticker"]
+
+
+def test_a_page_gets_a_file_without_a_token_in_parts_and_nothing_in_it_runs(desk: Desk) -> None:
+    desk.business.talks = False
+    media = with_file(b"<script>1</script>", "text/html", kind="document", filename="ü\u2028\ud800.html")
+    said = json.dumps({"from": MARIA, "media": media})  # half a surrogate pair, escaped
+    httpx.post(f"{desk.url}/say", content=said, headers={"Content-Type": "application/json"}).raise_for_status()
+    file = desk.bubbles()[0]["content"]["file"]
+    answer = httpx.get(f"{desk.url}/files/{file['id']}")
+    assert answer.content == b"<script>1</script>"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    part = httpx.get(f"{desk.url}/files/{file['id']}", headers={"Range": "bytes=1-6"})
+    assert (part.status_code, part.content) == (206, b"script")
+    assert httpx.get(f"{desk.url}/files/none").status_code == 404
+
+
+# -- what is no text and no file ---------------------------------------------------
+
+
+def test_a_place_and_a_card(desk: Desk) -> None:
+    desk.business.talks = False
+    desk.post("/say", {"from": MARIA, "location": {"latitude": -23.5, "longitude": -46.6, "name": "MASP"}})
+    desk.post("/say", {"from": MARIA, "contact": {"name": "Beto", "phone": "+55 11 98888-0002"}})
+    place, card = desk.business.values("messages")
+    assert place["location"] == {"latitude": -23.5, "longitude": -46.6, "name": "MASP"}
+    assert card["contacts"] == [{
+        "name": {"formatted_name": "Beto", "first_name": "Beto"},
+        "phones": [{"phone": "+55 11 98888-0002", "type": "CELL", "wa_id": "5511988880002"}],
+    }]  # fmt: skip
+    assert [bubble["text"] for bubble in desk.bubbles()] == ["📍 MASP", "👤 Beto"]
+
+
+def test_a_quote_says_who_wrote_the_message_it_answers_to(desk: Desk) -> None:
+    desk.business.talks = False
+    theirs = desk.business.send("dois ou três?", to=MARIA).json()["messages"][0]["id"]
+    mine = desk.say("dois", quotes=theirs)["id"][0]
+    desk.say("ou três", quotes=mine)
+    first, second = desk.business.values("messages")
+    assert first["context"] == {"from": "5511400000000", "id": theirs}
+    assert second["context"] == {"from": MARIA, "id": mine}
+    body = {"messaging_product": "whatsapp", "to": MARIA, "text": {"body": "dois"}, "context": {"message_id": mine}}
+    assert desk.business.call(body).status_code == 200
+    assert [bubble["quotes"] for bubble in desk.bubbles()] == ["", theirs, mine, mine]
+    assert desk.sent()[-1]["quotes"] == mine
+    assert desk.business.call({**body, "context": {"message_id": 1}}).json()["error"]["code"] == 100
+
+
+def test_a_reaction_changes_the_message_and_an_empty_one_takes_it_back(desk: Desk) -> None:
+    desk.business.talks = False
+    theirs = desk.business.send("pronto", to=MARIA).json()["messages"][0]["id"]
+    desk.say("👍", reacts_to=theirs)
+    assert [bubble["reaction"] for bubble in desk.bubbles()] == ["👍"]
+    desk.say("", reacts_to=theirs)
+    assert [bubble["reaction"] for bubble in desk.bubbles()] == [""]
+    on, off = desk.business.values("messages")
+    assert (on["type"], on["reaction"]) == ("reaction", {"message_id": theirs, "emoji": "👍"})
+    assert off["reaction"] == {"message_id": theirs}
+
+
+def test_an_edit_tells_the_text_or_the_caption_and_a_deletion_leaves_nothing(desk: Desk) -> None:
+    desk.business.talks = False
+    text = desk.say("quero doi")["id"][0]
+    image = desk.say("a praia", media=with_file())["id"][0]
+    desk.say("quero dois", edits=text)
+    desk.say("o mar", edits=image)
+    desk.post("/say", {"from": MARIA, "revokes": text})
+    _, sent, of_text, of_image, deleted = desk.business.values("messages")
+    assert of_text["edit"] == {
+        "original_message_id": text, "message": {"type": "text", "text": {"body": "quero dois"}},
+    }  # fmt: skip
+    assert of_image["edit"]["message"] == {"type": "image", "image": {**sent["image"], "caption": "o mar"}}
+    assert (deleted["type"], deleted["revoke"]) == ("revoke", {"original_message_id": text})
+    gone, edited = desk.bubbles()
+    assert (gone["text"], gone["revoked"]) == ("", True)
+    assert (edited["content"]["caption"], edited["edited"]) == ("o mar", True)
+
+
+def test_nobody_changes_what_others_wrote(desk: Desk) -> None:
+    desk.business.talks = False
+    mine = desk.say("oi")["id"][0]
+    theirs = desk.business.send("olá", to=MARIA).json()["messages"][0]["id"]
+    for change in ({"edits": mine}, {"revokes": mine}, {"reacts_to": mine}):
+        desk.say("x", user=JOAO, **change)
+    desk.say("x", edits=theirs)
+    desk.post("/say", {"from": MARIA, "revokes": theirs})
+    assert [(b["text"], b["edited"], b["revoked"], b["reaction"]) for b in desk.bubbles()] == [
+        ("oi", False, False, ""), ("olá", False, False, ""),
+    ]  # fmt: skip
+
+
+def test_a_change_that_was_not_taken_is_not_shown(desk: Desk) -> None:
+    desk.business.talks = False
+    mine = desk.say("oi")["id"][0]
+    desk.business.answers = 503
+    assert desk.say("olá", edits=mine)["status"] == 503
+    assert [bubble["text"] for bubble in desk.bubbles()] == ["oi"]
+
+
+def test_a_tap_on_a_row_says_which_and_of_which_message(desk: Desk) -> None:
+    desk.business.talks = False
+    asked = interactive("list", "Manhã", "Tarde")
+    asked["interactive"]["action"]["sections"][0]["rows"][1]["description"] = "até as 18h"
+    of_list = desk.business.call(asked).json()["messages"][0]["id"]
+    of_buttons = desk.business.call(interactive("button", "Sim")).json()["messages"][0]["id"]
+    desk.say("Tarde", choice=True, quotes=of_list)
+    desk.say("Sim", choice=True, quotes=of_buttons)
+    row, button = desk.business.values("messages")
+    assert row["interactive"] == {
+        "type": "list_reply", "list_reply": {"id": "1", "title": "Tarde", "description": "até as 18h"},
+    }  # fmt: skip
+    assert row["context"]["id"] == of_list
+    assert button["interactive"] == {"type": "button_reply", "button_reply": {"id": "0", "title": "Sim"}}
+    listed, buttons = desk.sent()
+    assert [option["description"] for option in listed["options"]] == ["", "até as 18h"]
+    assert buttons["options"] == [{"id": "0", "title": "Sim", "description": ""}]
+    assert [bubble["menu"] for bubble in desk.bubbles()[:2]] == ["Ver", ""]
+
+
+def test_what_was_taken_is_posted_once_where_that_is_asked(desk: Desk) -> None:
+    desk.business.talks = False
+    desk.business.answers = 503
+    assert desk.say("oi", id="wamid.1", once=True)["status"] == 503
+    desk.business.answers = 200
+    for _ in range(2):
+        assert desk.say("oi", id="wamid.1", once=True)["status"] == 200
+    assert len(desk.business.values("messages")) == 1
+    desk.say("oi", id="wamid.1")
+    assert len(desk.business.values("messages")) == 2
+    assert len(desk.bubbles()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"location": {"latitude": 91, "longitude": 0}},
+        {"location": {"latitude": True, "longitude": 0}},
+        {"location": "MASP"},
+        {"contact": {"name": "Beto", "phone": "nenhum"}},
+        {"contact": {"phone": "1"}},
+        {"text": "x" * 33, "reacts_to": "wamid.1"},
+        {"text": " ", "edits": "wamid.1"},
+        {"edits": "wamid.1"},
+        {"text": "x", "edits": "wamid.1", "revokes": "wamid.1"},
+        {"location": {"latitude": 1, "longitude": 1}, "via": "evolution"},
+        {"text": "x", "quotes": "wamid.1", "via": "evolution"},
+    ],
+)
+def test_what_is_no_message_is_refused_with_the_reason(desk: Desk, wrong: dict[str, Any]) -> None:
+    answer = httpx.post(f"{desk.url}/say", json={"from": MARIA, **wrong})
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    assert (desk.business.bodies, desk.bubbles()) == ([], [])
+
+
+def test_the_channel_reads_every_kind(desk: Desk) -> None:
+    desk.business.talks = False
+    desk.say("o boleto", media=with_file(b"%PDF", "application/pdf", kind="document", filename="boleto.pdf"))
+    desk.post("/say", {"from": MARIA, "media": with_file(ANIMATED, "image/webp", kind="sticker")})
+    desk.post("/say", {"from": MARIA, "location": {"latitude": -23.5, "longitude": -46.6, "name": "MASP"}})
+    desk.post("/say", {"from": MARIA, "contact": {"name": "Beto", "phone": "+55 11 98888-0002"}})
+    first = desk.say("oi", quotes="wamid.theirs")["id"][0]
+    for change in ({"reacts_to": first, "text": "👍"}, {"edits": first, "text": "olá"}, {"revokes": first}):
+        desk.post("/say", {"from": MARIA, **change})
+    read = [m for body in desk.business.bodies for m in cloud_payload.parse(json.dumps(body).encode()).messages]
+    assert [(m.kind, m.text, m.quoted) for m in read] == [
+        ("document", "o boleto", ""),
+        ("sticker", "", ""),
+        ("location", "Enviei minha localização: MASP (latitude -23.5, longitude -46.6)", ""),
+        ("contacts", "Enviei um contato: Beto +55 11 98888-0002", ""),
+        ("text", "oi", "wamid.theirs"),
+        ("reaction", "👍", first),
+        ("edit", "olá", first),
+        ("revoke", "", first),
+    ]
+    assert read[0].media == Media(read[0].media.id if read[0].media else "", "application/pdf", "boleto.pdf")

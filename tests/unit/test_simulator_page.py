@@ -126,6 +126,7 @@ def opened(browser: Browser, business: Business) -> Iterator[Callable[..., Page]
 
     def go(*, expected: str = "", **options: object) -> Page:
         context = browser.new_context(locale="pt-BR", **options)  # type: ignore[arg-type]  # Playwright's options
+        context.set_default_timeout(10_000)
         page = context.new_page()
 
         def note(message: ConsoleMessage) -> None:
@@ -387,7 +388,7 @@ def test_a_message_is_quoted(page: Page, business: Business) -> None:
     assert message["context"] == {"from": "5511400000000", "id": sent["id"]}
     assert message["text"] == {"body": "dois"}
     mine = maria.locator(".bubble.out")
-    expect(mine.locator(".quoted .said")).to_have_text("Quer *dois* ou três?")
+    expect(mine.locator(".quoted .said")).to_have_text("Quer dois ou três?")
     expect(maria.locator(".banner")).to_be_hidden()
     business.call({"to": MARIA, "text": {"body": "Dois, então."}, "context": {"message_id": message["id"]}})
     expect(theirs.last.locator(".quoted")).to_contain_text("dois")
@@ -396,7 +397,7 @@ def test_a_message_is_quoted(page: Page, business: Business) -> None:
     write(page, MARIA, "outra coisa")
     assert "context" not in business.heard(2)
     page.reload()
-    expect(mine.first.locator(".quoted .said")).to_have_text("Quer *dois* ou três?")
+    expect(mine.first.locator(".quoted .said")).to_have_text("Quer dois ou três?")
 
 
 def test_a_reaction_is_shown_and_taken_back(page: Page, business: Business) -> None:
@@ -453,6 +454,7 @@ def test_a_list_shows_its_descriptions_and_a_tap_tells_the_row(page: Page, busin
     theirs = page.locator(f'[data-phone="{MARIA}"] .bubble.in')
     expect(theirs.locator(".menu")).to_have_text("Ver")
     expect(theirs.locator(".description")).to_have_text("das 8h às 12h")
+    assert theirs.locator(".label").first.evaluate("label => label.offsetHeight") > 10, "the title is seen"
     theirs.get_by_role("button", name="Manhã").click()
     message = business.heard(1)
     assert message["interactive"] == {
@@ -660,7 +662,7 @@ def all_kinds(page: Page, business: Business) -> None:
 #: What sticks out of the window, and what is smaller than a finger; links within a text are exempt.
 TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter((part) => {
   const { left, right, width } = part.getBoundingClientRect();
-  return width && !part.closest(".visually-hidden, h1, .title") && (left < 0 || right > innerWidth);
+  return width && !part.closest(".visually-hidden, .topbar .title") && (left < 0 || right > innerWidth);
 }).map((part) => part.outerHTML.slice(0, 120))"""
 TOO_SMALL = """() => [...document.querySelectorAll("button, input, textarea, audio, a, select")].filter((part) => {
   const { width, height } = part.getBoundingClientRect();
@@ -757,3 +759,45 @@ def test_a_narrow_screen_shows_one_phone_and_counts_what_waits(opened: Callable[
     page.keyboard.press("ArrowLeft")
     expect(maria).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def screenshot() -> None:
+    """Make the picture that the README shows; colours of emojis need a font that has them."""
+    with chromium() as browser, in_business() as business:
+        page = browser.new_context(locale="pt-BR", viewport=DESKTOP).new_page()
+        page.goto(f"{business.url}/simulator")
+        expect(page.locator(".presence").last).to_have_text("online")
+        maria = page.locator(f'[data-phone="{MARIA}"]')
+        maria.locator("textarea").fill("Tem desta paisagem em quadro?")
+        attach(page, MARIA, "Foto", ("praia.png", "image/png", picture(320, 150)))
+        business.read(business.heard(1)["id"])
+        business.send(MARIA, "Que linda! Temos, sim: *40 × 60 cm*, com moldura. Quer ver as opções?")
+        act(page, maria.locator(".bubble.in"), "Reagir com coração")
+        act(page, maria.locator(".bubble.in"), "Responder")
+        page.keyboard.type("Quero! Mas só a moldura clara.")
+        page.keyboard.press("Enter")
+        business.read(business.heard(3)["id"], **TYPING)
+        joao = page.locator(f'[data-phone="{JOAO}"]')
+        attach(page, JOAO, "Mensagem de voz", ("voz.wav", "audio/wav", voice(7)))
+        business.read(business.heard(4)["id"])
+        asked = {**interactive("list", "Manhã", "Tarde"), "to": JOAO}
+        asked["interactive"]["body"]["text"] = "Entendi! Em que horário?"
+        asked["interactive"]["action"]["button"] = "Horários"
+        for row, hours in zip(
+            asked["interactive"]["action"]["sections"][0]["rows"], ("das 8h às 12h", "das 13h às 18h"), strict=True
+        ):
+            row["description"] = hours
+        business.call(asked)
+        joao.get_by_role("button", name="Manhã").click()
+        business.read(business.heard(5)["id"])
+        fill_in(page, JOAO, "Localização")
+        business.read(business.heard(6)["id"])
+        expect(joao.locator(".bubble").last).to_have_attribute("data-state", "read")
+        expect(maria.locator(".typing")).to_be_visible()
+        expect_shown(maria.locator(".bubble img"))
+        page.mouse.move(0, 0)
+        page.screenshot(path=SCREENSHOT, animations="disabled")
+
+
+if __name__ == "__main__":
+    screenshot()

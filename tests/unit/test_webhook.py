@@ -117,3 +117,11 @@ def test_notices_are_passed_on_with_their_person_named(client, router):
     assert staff.user == "5511999990001@100000000000001", "this number is not the one at home here"
     assert router.notices[0].user == ""
     assert len(router.notices) == 16
+
+
+@pytest.mark.parametrize(("simulator", "status"), [(True, 302), (False, 404)])
+def test_the_root_leads_to_the_simulator_where_there_is_one(simulator, status):
+    bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://", simulator=simulator))
+    answer = create_app(bot).test_client().get("/")
+    assert (answer.status_code, answer.headers.get("Location")) == (status, "/simulator" if simulator else None)
+    bot.simulator.close()

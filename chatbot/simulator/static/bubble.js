@@ -6,7 +6,6 @@ import { element, formatted, onlyEmoji } from "./format.js";
 
 const NAMELESS = { image: "Imagem", sticker: "Figurinha", location: "Localização", document: "Documento" };
 const hour = new Intl.DateTimeFormat("pt-BR", { hour: "2-digit", minute: "2-digit" });
-const size = new Intl.NumberFormat("pt-BR", { maximumFractionDigits: 1 });
 
 // What a message says in one line: for a quote, and for who cannot see it.
 export function preview({ type, text, content, revoked }) {
@@ -15,7 +14,7 @@ export function preview({ type, text, content, revoked }) {
   if (type === "contacts") return `Contato: ${content.name}`;
   if (type === "location") return content.name || NAMELESS.location;
   if (type in NAMELESS) return content.caption || content.file.filename || NAMELESS[type];
-  return text;
+  return formatted(text).textContent;
 }
 
 // What the person wrote or sent, before the server tells it back.
@@ -88,7 +87,7 @@ function player({ file }, base) {
 }
 
 function paper({ file }, base) {
-  const box = boxed("paper", file.filename || NAMELESS.document, [size.format(file.size / 1024) + " KB", file.mime_type]);
+  const box = boxed("paper", file.filename || NAMELESS.document, [`${Math.ceil(file.size / 1024)} KB · ${file.mime_type}`]);
   if (file.data) return box;
   const link = element("a", "card");
   opens(link, source(base, file), `Baixar ${file.filename || NAMELESS.document}`);

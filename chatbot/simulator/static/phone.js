@@ -317,7 +317,7 @@ export class Phone {
     for (const { title, description } of options) {
       const button = element("button");
       button.type = "button";
-      button.append(element("span", "title", title));
+      button.append(element("span", "label", title));
       if (description) button.append(element("span", "description", description));
       button.addEventListener("click", () => this.send({ text: title, choice: true, quotes: id }));
       list.append(button);
