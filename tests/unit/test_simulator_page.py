@@ -531,6 +531,7 @@ def test_what_is_written_while_the_server_is_away_goes_when_it_is_back(
 ) -> None:
     server, business = away
     with browser.new_context(locale="pt-BR", viewport=DESKTOP) as context:
+        context.set_default_timeout(10_000)
         page = context.new_page()
         page.goto(server.url)
         maria = page.locator(f'[data-phone="{MARIA}"]')
