@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-KINDS = frozenset({"error", "timeout", "drop_answer", "drop_all", "duplicate_status", "no_status"})
+KINDS = frozenset({"error", "error_after", "timeout", "drop_answer", "drop_all", "duplicate_status", "no_status"})
 LONGEST_DELAY = 60.0
 
 
@@ -19,6 +19,7 @@ class Fault:
 
     ``error`` answers ``status`` with Meta's error ``code`` after ``delay`` seconds, and
     ``retry_after`` as a header; ``timeout`` does the same after a long ``delay``;
+    ``error_after`` accepts the message and answers ``status`` with a page of HTML, as a gateway does;
     ``drop_answer`` accepts the message and cuts the connection, ``drop_all`` posts no
     status either; ``duplicate_status`` posts every status twice, ``no_status`` none.
     """

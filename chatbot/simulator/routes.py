@@ -279,6 +279,8 @@ def _text(simulator: Simulator, text: graph.Text) -> Response:
         simulator.wait(fault.delay)
         if fault.kind in ("drop_answer", "drop_all"):
             return _hang_up()
+        if fault.kind == "error_after":
+            return Response("<html><h1>Gateway Time-out</h1></html>", status=fault.status, mimetype="text/html")
     return jsonify(text.accepted(message_id))
 
 

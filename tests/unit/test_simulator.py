@@ -398,6 +398,13 @@ class TestFaults:
         wait_until(lambda: desk.business.statuses(sent["id"]) == ["sent", "delivered"])
         assert desk.business.values("statuses")[0]["biz_opaque_callback_data"] == "turn 1"
 
+    def test_an_error_of_a_gateway_is_sent_and_reported(self, desk: Desk) -> None:
+        desk.post("/faults", {"kind": "error_after", "status": 504})
+        answer = desk.business.send("oi", callback="turn 1", to=MARIA)
+        assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (504, "text/html")
+        [sent] = desk.sent(to=MARIA)
+        wait_until(lambda: desk.business.statuses(sent["id"]) == ["sent", "delivered"])
+
     def test_statuses_are_posted_twice(self, desk: Desk) -> None:
         desk.post("/faults", {"kind": "duplicate_status"})
         message_id = desk.business.send("oi", to=MARIA).json()["messages"][0]["id"]
