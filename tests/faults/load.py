@@ -44,7 +44,7 @@ class Load:
     users: int
     dice: random.Random
     poisons: frozenset[int] = frozenset()
-    answered: Callable[[], int] = lambda: 0
+    may_write: Callable[[], bool] = lambda: True
     accepted: dict[str, list[str]] = field(default_factory=dict)
     taken_at: dict[str, float] = field(default_factory=dict)
     refused: int = 0
@@ -63,6 +63,14 @@ class Load:
     def phone(self, user: int) -> str:
         """Return the phone number of a user."""
         return f"55119{user:08}"
+
+    def phone_of(self, text: str) -> str:
+        """Return the phone number of whoever wrote a text."""
+        return self.phone(int(text[1:6]))
+
+    def poison_texts(self) -> frozenset[str]:
+        """Return what was written to end the process that answers it."""
+        return frozenset(text_of(user, 1, poison=True) for user in self.poisons)
 
     def count(self) -> int:
         """Return how many messages were taken so far."""
@@ -118,7 +126,7 @@ class Load:
                 ):
                     self._recent.popleft()
                 on_their_way = sum(text not in self._done for _, text in self._recent)
-            if on_their_way < MOST_ON_THEIR_WAY:
+            if on_their_way < MOST_ON_THEIR_WAY and self.may_write():
                 return
             time.sleep(0.02)
 

@@ -6,7 +6,7 @@ The clock is ``CHATBOT_TEST_CLOCK_AHEAD`` seconds ahead for whoever asks for the
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import time
 from typing import Any
@@ -15,7 +15,7 @@ AHEAD = float(os.environ["CHATBOT_TEST_CLOCK_AHEAD"])
 
 _real_time, _real_time_ns = time.time, time.time_ns
 _real_localtime, _real_gmtime, _real_strftime = time.localtime, time.gmtime, time.strftime
-_real_datetime = datetime.datetime
+_real_datetime = dt.datetime
 
 
 def _time() -> float:
@@ -34,16 +34,16 @@ class _Dates(type):
 
 class _Datetime(_real_datetime, metaclass=_Dates):
     @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+    def now(cls, tz: dt.tzinfo | None = None) -> Any:
         return _real_datetime.fromtimestamp(_time(), tz)
 
     @classmethod
     def utcnow(cls) -> Any:
-        return _real_datetime.fromtimestamp(_time(), datetime.UTC).replace(tzinfo=None)
+        return _real_datetime.fromtimestamp(_time(), dt.UTC).replace(tzinfo=None)
 
     @classmethod
     def today(cls) -> Any:
-        return _real_datetime.fromtimestamp(_time())  # noqa: DTZ006  # as ``today`` does
+        return _real_datetime.fromtimestamp(_time())  # as ``today`` does
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return _real_datetime(*args, **kwargs)
@@ -54,4 +54,4 @@ time.time_ns = lambda: _real_time_ns() + int(AHEAD * 1e9)
 time.localtime = lambda seconds=None: _real_localtime(_time() if seconds is None else seconds)
 time.gmtime = lambda seconds=None: _real_gmtime(_time() if seconds is None else seconds)
 time.strftime = lambda form, at=None: _real_strftime(form, time.localtime() if at is None else at)
-datetime.datetime = _Datetime  # type: ignore[misc]  # for this process only
+dt.datetime = _Datetime  # type: ignore[misc]  # for this process only
