@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import redis
 
-from tests.faults import set_back
+from tests.faults import rollback
 from tests.faults.hunt import Hunt
 from tests.faults.model import Model
-from tests.faults.set_back import Forgotten
+from tests.faults.rollback import Forgotten
 from tests.proxy import TcpProxy
 from tests.servers import RabbitMQ, Redis, process_at, wait_until
 from tests.stub_llm import Call, StubLLM
@@ -304,10 +304,10 @@ class Faults:
                 self.redis.start()
 
     def _set_back(self) -> None:
-        before = set_back.mark(self.redis.folder)
+        before = rollback.mark(self.redis.folder)
         time.sleep(SET_BACK_SECONDS)
         self.redis.kill()
-        self.forgotten |= set_back.cut(before)
+        self.forgotten |= rollback.cut(before)
         self.redis.start()
 
     # -- the model ----------------------------------------------------------------

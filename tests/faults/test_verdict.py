@@ -9,7 +9,7 @@ import pytest
 
 from chatbot import language
 from tests.faults.replies import BODIES, LONG, heavy, hostile, marks
-from tests.faults.set_back import Forgotten
+from tests.faults.rollback import Forgotten
 from tests.faults.verdict import Done, judge
 from tests.stub_llm import Call
 

@@ -4,7 +4,7 @@ In come what was accepted, sent and asked, and what the faults did on purpose; o
 messages had which fate. Nothing of the system's own bookkeeping decides, with two exceptions it is asked for: the
 dead letters (is each apology's message there?) and how many sends it says it repeated.
 
-A Redis that was set back (``set_back.py``) excuses only the messages whose turn it forgot and the sends it no
+A Redis that was set back (``rollback.py``) excuses only the messages whose turn it forgot and the sends it no
 longer knew of. They are counted apart; whatever else happens then is as wrong as ever.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from chatbot import language
 from tests.faults.replies import marks
-from tests.faults.set_back import Forgotten
+from tests.faults.rollback import Forgotten
 from tests.stub_llm import Call
 
 NOTICES = {*language.WAITING.values(), *language.TOO_MANY.values()}
