@@ -4,6 +4,11 @@
 RabbitMQ and Redis, the processes of the Procfile, the Graph API stand-in and a stub model,
 injects faults drawn from the seed, and then judges every message. The last line printed is
 one JSON object; the exit code is 1 when a promise was broken. It ends by itself.
+``--only sender_pause,redis_set_back`` causes only these, each once unless ``--faults`` says otherwise.
+
+A Redis that is set back forgets turns and sends: what that explains, and nothing else, is counted as
+``set_back_lost``, ``set_back_repeated`` and ``set_back_context``; ``set_back_silence_s`` is for how long somebody heard
+nothing who wrote right after. ``given_up`` are replies whose senders were killed again and again (``hunt.py``).
 
 ``failover_p99_s`` is measured on workers that were killed while another was up and nothing
 else was broken: from the kill until the model is asked again for a user whom the killed
