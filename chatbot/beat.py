@@ -15,12 +15,21 @@ from celery import beat
 from celery.apps.beat import Beat as CelerysBeat
 
 from chatbot.errors import BrokerRefused
+from chatbot.heartbeat import PULSE_SECONDS
 
 log = structlog.get_logger(__name__)
 
 
 class Scheduler(beat.Scheduler):
-    """Sends what is due; what cannot be sent is not made up for: the next beat does the same."""
+    """Sends what is due; what cannot be sent is not made up for: the next beat does the same.
+
+    Says that it comes round (``heartbeat.py``).
+    """
+
+    def tick(self, *arguments: Any, **options: Any) -> float:
+        """Send what is due; return the seconds until it is to be called again, a second at most."""
+        self.app.chatbot.presence.pulse()
+        return min(float(super().tick(*arguments, **options)), PULSE_SECONDS)
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Send one entry. Raises ``BrokerRefused``."""

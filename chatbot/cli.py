@@ -110,6 +110,23 @@ def notices(*, kind: str | None, limit: int, as_json: bool) -> None:
     click.echo(f"{shown} of {len(found)} notices." if found else "There are no notices.", err=as_json)
 
 
+@main.command()
+@click.argument("kind", type=click.Choice(["worker", "sender", "beat"]))
+def alive(*, kind: str) -> None:
+    """Say whether a process of this kind on this host lives and does not hang: a health check.
+
+    Exits with 1 when it does not.
+    """
+    from chatbot.app import from_environment
+    from chatbot.ops import process_checks
+
+    with _told():
+        finding = process_checks.alive(from_environment(), kind)
+    click.echo(finding.says)
+    if not finding.ok:
+        sys.exit(1)
+
+
 # -- dead letters ----------------------------------------------------------------
 
 

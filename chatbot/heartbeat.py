@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from celery import bootsteps, signals
-from celery.beat import Scheduler
 
 from chatbot import topology
 from chatbot.shards import name_of
@@ -59,15 +58,6 @@ class Pulse(bootsteps.StartStopStep):
             self._timer.cancel()
             self._timer = None
         consumer.app.chatbot.presence.no_pulse()
-
-
-class BeatScheduler(Scheduler):
-    """Beat's schedule, in memory: it is the same at each start. Says that beat comes round."""
-
-    def tick(self, *arguments: Any, **options: Any) -> float:
-        """Publish what is due; return the seconds until it is to be called again, a few at most."""
-        self.app.chatbot.presence.pulse()
-        return min(float(super().tick(*arguments, **options)), PULSE_SECONDS)
 
 
 @signals.beat_init.connect

@@ -533,6 +533,12 @@ class Store:
         with reachable():
             return list(self._redis.zrangebyscore(DUE, "-inf", before, skip, most))
 
+    def oldest_overdue(self) -> float:
+        """Return for how many seconds the reply that has waited longest is overdue; 0 where none is."""
+        with reachable():
+            oldest = self._redis.zrange(DUE, 0, 0, withscores=True)
+        return max(0.0, self.now() - oldest[0][1]) if oldest else 0.0
+
     def take_due(self, users: Sequence[str], *, seconds: float) -> list[str]:
         """Take those of ``users`` whose replies are overdue; they are overdue again only in ``seconds``."""
         return list(self._run("take_due", [DUE], seconds, *users)) if users else []

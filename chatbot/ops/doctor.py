@@ -2,9 +2,6 @@
 
 In come settings, out go findings; each that is not ok, and each hint, says what to do. Every check
 has a timeout of a few seconds and changes nothing but to declare queues, as every process does.
-
-Not looked at here: what processes tell of themselves (that they live, their clocks) and the age of
-the oldest reply that was not delivered.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from kombu.exceptions import OperationalError
 from chatbot import topology
 from chatbot.config import secret
 from chatbot.errors import ChatbotError
-from chatbot.ops import broker_checks, redis_checks
+from chatbot.ops import broker_checks, process_checks, redis_checks
 from chatbot.ops.finding import TIMEOUT, Finding
 
 if TYPE_CHECKING:
@@ -41,7 +38,9 @@ def examine(bot: Chatbot) -> list[Finding]:
         topology.SEND: broker_checks.waiting_for_senders,
         topology.DEAD_QUEUE.name: broker_checks.dead_letters,
         "redis": redis_checks.redis,
-        # Here is the place of what processes tell of themselves: heartbeats, clocks, the oldest reply.
+        "processes": process_checks.processes,
+        "clocks": process_checks.clocks,
+        "replies": process_checks.oldest_reply,
         "agent": _agent,
         "model": _model,
         **{name: _CHANNELS[name] for name in bot.settings.channels},
@@ -136,6 +135,8 @@ def _whatsapp(bot: Chatbot) -> Finding:
 
 
 def _evolution(bot: Chatbot) -> Finding:
+    from chatbot.channels.evolution import webhook_trouble
+
     settings = bot.settings
     assert settings.evolution_api_key is not None  # settings that name the channel have it
     answer = httpx.get(
@@ -149,6 +150,8 @@ def _evolution(bot: Chatbot) -> Finding:
     state = (answer.json().get("instance") or {}).get("state")
     if state != "open":
         return Finding("evolution", False, f"the instance is {state!r}, not connected; scan its QR code again")
+    if trouble := webhook_trouble(settings, timeout=TIMEOUT):
+        return Finding("evolution", False, trouble)
     return Finding("evolution", True, "the instance is connected")
 
 

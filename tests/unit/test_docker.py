@@ -79,11 +79,13 @@ def test_the_image_installs_what_is_pinned():
     assert re.search(r"pip install --no-deps \.", text)
 
 
-def test_the_image_has_a_health_check_that_compose_keeps_for_the_web_process_only(services):
+def test_the_image_has_a_health_check_and_compose_one_for_every_process_of_ours(services):
     assert any(line.startswith("HEALTHCHECK") and "/health" in line for line in dockerfile())
-    for name, service in ours(services).items():
-        assert service["healthcheck"].get("disable", False) == (name != "web")
     assert "/health" in services["web"]["healthcheck"]["test"][-1]
+    for name in ("worker", "sender", "beat"):
+        assert services[name]["healthcheck"]["test"] == ["CMD", "chatbot", "alive", name]
+        assert services[name]["healthcheck"]["interval"]
+    assert services["flower"]["healthcheck"] == {"disable": True}
 
 
 def test_the_image_has_a_python_this_project_supports():

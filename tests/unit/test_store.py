@@ -427,3 +427,13 @@ def test_a_conversation_is_forgotten_after_its_retention_and_its_turns_when_no_w
         assert 0 < store._redis.ttl(f"chatbot:{{ana}}:{what}") <= 1000, what
     seven_days = 7 * 86_400
     assert seven_days < store._redis.ttl("chatbot:{ana}:turn:id-um") <= DEDUPE_SECONDS
+
+
+def test_the_reply_that_waits_longest_is_known(store, clock):
+    assert store.oldest_overdue() == 0
+    turn(store, "um")
+    clock.now += 10
+    turn(store, "um", "bia")
+    assert store.oldest_overdue() == 0, "it is not overdue yet"
+    clock.now += OVERDUE_SECONDS + 5
+    assert store.oldest_overdue() == 15
