@@ -1,6 +1,7 @@
 """Gunicorn's settings (``gunicorn -c python:chatbot.serving``), taken from ours.
 
-Threads, because a request only waits for the broker. The simulator keeps its state in
+Threads, because a request only waits for the broker; a thread gets whole requests only
+(``slow_clients.py``), because anybody can send half a one. The simulator keeps its state in
 memory, so with it there is one process.
 """
 
@@ -9,7 +10,7 @@ from chatbot.app import from_environment
 _settings = from_environment().settings
 
 bind = f"{_settings.host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = "chatbot.slow_clients.Worker"
 workers = 1 if _settings.simulator else _settings.web_workers
 threads = 64 if _settings.simulator else _settings.web_threads
 timeout = 30

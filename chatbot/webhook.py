@@ -10,9 +10,12 @@ messages while Redis, the workers or the model are down.
 401    the signature is missing or wrong
 403    the verification token is wrong
 404    the channel is not among those in use (``CHATBOT_CHANNELS``)
+408    the request was not there in time (``slow_clients.py``)
 413    the body is over 3 MB (the most Meta sends)
 503    the broker did not confirm within 5 s: WhatsApp delivers again
 =====  ==================================================================
+
+What the head alone shows to be 401 or 413 is refused before the body is read (``HeadCheck``).
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from flask import Blueprint, Flask, Response, abort, current_app, jsonify, redir
 
 from chatbot import language
 from chatbot.errors import BadPayload, BadSignature, BrokerUnavailable, QueueFull
+from chatbot.incoming import HEAD_CHECK, Refused
 from chatbot.messages import Message
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
     from chatbot.channels import Channel
+    from chatbot.incoming import Head
 
 log = structlog.get_logger(__name__)
 
@@ -149,6 +154,36 @@ def _too_large(error: Exception) -> tuple[Response, int]:
     return _failed(ValueError(f"{error} {channel.too_large}") if channel and channel.too_large else error, 413)
 
 
+class HeadCheck:
+    """Says by the head of a request that its body need not be read; ``largest`` bounds every body."""
+
+    def __init__(self, bot: Chatbot) -> None:
+        self._bot = bot
+        self.largest = MAX_BODY_BYTES
+        if bot.settings.simulator:
+            from chatbot.simulator.routes import LARGEST_SAID
+
+            self.largest = LARGEST_SAID
+
+    def check(self, head: Head) -> None:
+        """Return when the body may be worth reading. Raises ``Refused``, as the webhook would answer."""
+        parts = head.path.split("/")
+        channel = self._bot.channels.get(parts[2]) if parts[:2] == ["", "webhook"] and len(parts) > 2 else None
+        if channel is None or head.method != "POST":
+            return
+        if head.length > MAX_BODY_BYTES:
+            raise _refusal(413, f"the body is over {MAX_BODY_BYTES} bytes")
+        try:
+            channel.check_head(head.header)
+        except BadSignature as err:
+            raise _refusal(401, str(err)) from err
+
+
+def _refusal(status: int, reason: str) -> Refused:
+    log.warning("webhook.refused", status=status, reason=reason)
+    return Refused(status, reason)
+
+
 def create_app(bot: Chatbot | None = None) -> Flask:
     """Return the WSGI application, by default built from the environment."""
     if bot is None:
@@ -158,6 +193,7 @@ def create_app(bot: Chatbot | None = None) -> Flask:
     app = Flask(__name__)
     app.config["CHATBOT"] = bot
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.extensions[HEAD_CHECK] = HeadCheck(bot)
     app.register_blueprint(blueprint)
     verification_code = {"GET": 403}
     app.register_error_handler(BadSignature, lambda e: _failed(e, verification_code.get(request.method, 401)))

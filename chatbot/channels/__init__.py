@@ -65,6 +65,9 @@ class Channel(Sender, Protocol):
     def challenge(self, query: Mapping[str, str]) -> str:
         """Return what the vendor wants to read back when it checks our address. Raises ``BadSignature``."""
 
+    def check_head(self, header: Callable[[str], str | None]) -> None:
+        """Return when the headers alone do not show that ``verify`` would refuse any body. Raises ``BadSignature``."""
+
     def verify(self, body: bytes, header: Callable[[str], str | None]) -> None:
         """Return when ``body``, with what ``header(name)`` says, comes from the vendor. Raises ``BadSignature``."""
 

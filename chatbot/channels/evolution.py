@@ -94,6 +94,10 @@ class Evolution:
         """Raise ``BadSignature``: Evolution checks no address."""
         raise BadSignature("Evolution API asks for no verification; it only posts")
 
+    def check_head(self, header: Callable[[str], str | None]) -> None:
+        """Do all of ``verify``, which looks at headers only. Raises ``BadSignature``."""
+        self.verify(b"", header)
+
     def verify(self, body: bytes, header: Callable[[str], str | None]) -> None:  # noqa: ARG002  # it signs no body
         """Return when a header carries our secret, or a token signed with our ``jwt_key``. Raises ``BadSignature``."""
         bearer = (header("Authorization") or "").removeprefix("Bearer ").strip()

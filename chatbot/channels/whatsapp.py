@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -35,6 +36,10 @@ INTERACTIVE_BODY = 1024
 WINDOW_SECONDS = 86_400.0
 #: No answer of the Graph API to what we send has more bytes.
 ANSWER_BYTES = 1024 * 1024
+
+_SIGNED = "X-Hub-Signature-256"
+_SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
+_NOT_SIGNED = "the signature is missing or wrong (CHATBOT_WHATSAPP_APP_SECRET)"
 
 
 class WhatsApp:
@@ -100,16 +105,21 @@ class WhatsApp:
             raise BadSignature("the verify token is not ours (CHATBOT_WHATSAPP_VERIFY_TOKEN)")
         return query.get("hub.challenge", "")
 
+    def check_head(self, header: Callable[[str], str | None]) -> None:
+        """Return when there is something that looks like a signature. Raises ``BadSignature``."""
+        if not _SIGNATURE.fullmatch(header(_SIGNED) or ""):
+            raise BadSignature(_NOT_SIGNED)
+
     def verify(self, body: bytes, header: Callable[[str], str | None]) -> None:
         """Return when ``X-Hub-Signature-256`` (``sha256=<hex>``) was made over ``body`` with our app secret.
 
         The previous secret counts too. Compared in constant time; any header bytes are
         allowed. Raises ``BadSignature``.
         """
-        given = (header("X-Hub-Signature-256") or "").encode("utf-8", "replace")
+        given = (header(_SIGNED) or "").encode("utf-8", "replace")
         # Every secret is tried, whatever the first one said: the time tells nothing.
         if not sum([hmac.compare_digest(given, _signature(body, known)) for known in self._app_secrets]):
-            raise BadSignature("the signature is missing or wrong (CHATBOT_WHATSAPP_APP_SECRET)")
+            raise BadSignature(_NOT_SIGNED)
 
     def parse(self, body: bytes) -> Inbound:
         """Return every message, status and notice of the body, in its order. Raises ``BadPayload``."""
