@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: Suspects that are answered at once; others wait in their queues.
-PROCESSES = 4
+PROCESSES = 2
 #: A suspect has this long, its process's start included; longer than the slowest model and its tries.
 SECONDS = 600.0
 #: An idle process is kept this long for the next suspect.
