@@ -24,7 +24,7 @@ import structlog
 
 from chatbot import language
 from chatbot.breaker import Breaker
-from chatbot.errors import NoRoom, Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
+from chatbot.errors import EndsItsProcess, NoRoom, Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
 from chatbot.media import Reading
 from chatbot.messages import Message, Turn
 from chatbot.presence import Runs
@@ -201,7 +201,7 @@ class Conversation:
         Raises ``Transient`` where the message is to wait.
         """
         if begun.attempts > MAX_ATTEMPTS:
-            return begun, *self._apology(begun, f"given up: {MAX_ATTEMPTS} runs of it never ended")
+            return begun, *self._apology(begun, f"{EndsItsProcess.__name__}: {MAX_ATTEMPTS} runs of it never ended")
         think = self._apart if begun.attempts >= SUSPECT_ATTEMPTS else self.think
         try:
             with self._seen(begun):

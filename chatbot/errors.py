@@ -27,6 +27,10 @@ class Permanent(ChatbotError):
     """Trying again cannot help: keep the message aside, with this reason."""
 
 
+class EndsItsProcess(Permanent):
+    """Whatever answers this message ends, or never does: no model is shown it again."""
+
+
 class Discard(ChatbotError):
     """There is nothing to do and nothing to keep."""
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Self
 
+from chatbot.errors import EndsItsProcess
+
 #: Kinds of messages that ask for no answer.
 SILENT = frozenset({
     "reaction", "system", "edit", "revoke", "ephemeral", "request_welcome", "call_permission_reply",
@@ -174,6 +176,11 @@ class Turn(_Json):
     reply: str
     committed_at: float
     failure: str = ""
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether the message ended what answered it."""
+        return self.failure.startswith(EndsItsProcess.__name__)
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:

@@ -3,7 +3,7 @@
 In come the past turns and the message to be answered, out go the messages of a request. Promises:
 they fit the room there is, by an estimate that errs on the safe side; a model reads as its own words
 only what a model said (apologies and other texts of the system's are left out, what a person wrote
-before one of them is put before what they wrote next); from one turn to the next the messages begin
+before one of them is put before what they wrote next, unless it ended what answered it); from one turn to the next the messages begin
 as they did before, except every few turns, so that a server can use its cache of the prompt.
 """
 
@@ -127,8 +127,9 @@ def _is_answer(turn: Turn) -> bool:
 
 
 def _may_be_shown(turn: Turn) -> bool:
-    """Return whether what was written there says something, and no filter refused it."""
-    return bool(turn.reply and turn.message.text.strip()) and turn.reply not in language.REFUSED.values()
+    """Return whether what was written there says something, no filter refused it, and it ended no process."""
+    says_something = bool(turn.reply and turn.message.text.strip())
+    return says_something and turn.reply not in language.REFUSED.values() and not turn.is_poison
 
 
 def _joined(texts: Sequence[str], room: int | None = None) -> str:

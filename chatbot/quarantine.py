@@ -26,7 +26,7 @@ import structlog
 from pydantic import SecretStr
 
 from chatbot import errors
-from chatbot.errors import NoRoom, Permanent, Transient
+from chatbot.errors import EndsItsProcess, NoRoom, Transient
 from chatbot.messages import Message, Turn
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Quarantine:
     def think(self, message: Message, history: Sequence[Turn]) -> tuple[Message, str]:
         """Return what ``Conversation.think`` returns, or raise what it raises.
 
-        Raises ``NoRoom`` where every process is busy, ``Permanent`` where the suspect ended its
+        Raises ``NoRoom`` where every process is busy, ``EndsItsProcess`` where the suspect ended its
         process or took longer than it may.
         """
         if not self._places.acquire(blocking=False):
@@ -77,7 +77,7 @@ class Quarantine:
             except (EOFError, OSError, ValueError, TimeoutError) as err:
                 child.end()
                 log.error("quarantine.process_ended", message_id=message.id, error=type(err).__name__)  # foreseen
-                raise Permanent(f"it ended the process that answered it ({type(err).__name__})") from err
+                raise EndsItsProcess(f"it ended the process that answered it ({type(err).__name__})") from err
             with self._lock:
                 self._idle.append(child)
         finally:

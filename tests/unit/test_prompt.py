@@ -95,6 +95,13 @@ def test_a_sticker_nobody_could_read_leaves_nothing():
     assert users(messages(said("oi"), history, WIDE)) == ["oi"]
 
 
+def test_a_message_that_ended_what_answered_it_is_shown_to_no_model_again():
+    """It would end that, too, and the next message would be taken for what did it."""
+    ended = turn(1, "veneno", language.APOLOGY["pt"], "EndsItsProcess: it ended the process that answered it")
+    passing = turn(2, "oi", language.APOLOGY["pt"], "Transient: the model is away")
+    assert users(messages(said("e agora?"), [ended, passing], WIDE)) == ["oi\n\ne agora?"]
+
+
 def test_only_the_latest_of_many_unanswered_messages_are_shown():
     history = [turn(n, f"pergunta {n} " + "x" * 300, language.APOLOGY["pt"], "Transient") for n in range(1, 21)]
     [shown] = users(messages(said("alô"), history, Room(turns=20, chars=24_000, tokens=1_000)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatbot import config
-from chatbot.errors import NoRoom, Permanent, Transient
+from chatbot.errors import EndsItsProcess, NoRoom, Permanent, Transient
 from chatbot.messages import Message, Turn
 from chatbot.quarantine import Quarantine
 from tests.servers import wait_until
@@ -87,7 +87,7 @@ def test_a_suspect_that_ends_its_process_is_known_for_it_and_the_next_has_anothe
     apart = quarantine()
     try:
         before = apart.think(saying("oi"), [])[1]
-        with pytest.raises(Permanent, match="ended the process"):
+        with pytest.raises(EndsItsProcess, match="ended the process"):
             apart.think(saying(text), [])
         assert apart.think(saying("oi"), [])[1] != before
     finally:
@@ -96,7 +96,7 @@ def test_a_suspect_that_ends_its_process_is_known_for_it_and_the_next_has_anothe
 
 def test_a_suspect_that_never_ends_is_ended():
     apart = quarantine(seconds=0.5)
-    with pytest.raises(Permanent, match="TimeoutError"):
+    with pytest.raises(EndsItsProcess, match="TimeoutError"):
         apart.think(saying("hang"), [])
     apart.close()
 
