@@ -16,7 +16,10 @@ from kombu.exceptions import OperationalError
 
 from chatbot.errors import BrokerRefused, BrokerUnavailable, Transient
 
-LIBRARIES = ("celery", "kombu", "amqp")
+#: ``py`` is ``py.warnings``, where Python's own warnings go.
+LIBRARIES = ("celery", "kombu", "amqp", "py")
+#: Celery warns of the default of this setting at each lost connection; ours is set on purpose.
+_CHOSEN = "worker_cancel_long_running_tasks_on_connection_loss"
 #: Here an error is a task's own, so that none but ``Reject`` is foreseen.
 _TASKS = "celery.app.trace"
 _FORESEEN = (OSError, EOFError, ConnectionLost, OperationalError, BrokerUnavailable, RestartFreqExceeded)
@@ -37,7 +40,7 @@ class OneLine(logging.Filter):
         if isinstance(error, BrokerRefused):
             record.msg, record.args = str(error), ()
         _shorten(record)
-        return True
+        return _CHOSEN not in record.getMessage()
 
 
 def _foreseen(logger: str, error: BaseException | None) -> bool:

@@ -63,6 +63,12 @@ def test_advice_stacks_and_line_breaks_are_left_out():
     assert record.getMessage() == "consumer: Cannot connect to amqp://: refused."
 
 
+def test_a_warning_of_a_setting_that_was_chosen_is_left_out_and_others_are_one_line():
+    text = f"consumer.py:427: CPendingDeprecationWarning: {consumer.CANCEL_TASKS_BY_DEFAULT}"
+    assert logged("py.warnings", text="%s", arguments=(text,)) is None
+    assert logged("py.warnings", text="%s", arguments=("x.py:1: W: a\n  b()\n",)).getMessage() == "x.py:1: W: a b()"
+
+
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
