@@ -3,8 +3,9 @@
 In come the past turns and the message to be answered, out go the messages of a request. Promises:
 they fit the room there is, by an estimate that errs on the safe side; a model reads as its own words
 only what a model said (apologies and other texts of the system's are left out, what a person wrote
-before one of them is put before what they wrote next, unless it ended what answered it); from one turn to the next the messages begin
-as they did before, except every few turns, so that a server can use its cache of the prompt.
+before one of them is put before what they wrote next, unless it ended what answered it); from one
+turn to the next the messages begin as they did before, except every few turns, so that a server can use
+its cache of the prompt.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ import kombu
 from chatbot.presence import CLAIM_SECONDS
 from tests.faults.faults import AHEAD_SECONDS, LONG, WEIGHTS, Faults, Happened
 from tests.faults.load import Load
+from tests.faults.model import asked
 from tests.faults.skewed import skewed
 from tests.faults.verdict import Done, is_answered, judge
 from tests.proxy import TcpProxy
@@ -257,18 +258,18 @@ def _dead_letters(system: System) -> list[tuple[Any, dict[str, Any]]]:
 def _failovers(load: Load, breaking: Faults, llm: StubLLM) -> list[float]:
     """Return the seconds from a worker's death until each of its waiting users was served again."""
     phones = {text: phone for phone, texts in load.accepted.items() for text in texts}
-    asked: defaultdict[str, list[Any]] = defaultdict(list)
+    calls_of: defaultdict[str, list[Any]] = defaultdict(list)
     for call in llm.calls:
-        if call.asked in phones:
-            asked[phones[call.asked]].append(call)
+        if (text := asked(call)) in phones:
+            calls_of[phones[text]].append(call)
     answered_at: dict[str, float] = {}
     for call in llm.calls:
         if call.status == 200:
-            answered_at.setdefault(call.asked, call.ended)
+            answered_at.setdefault(asked(call), call.ended)
     kills = [h for h in breaking.happened if h.kind == "worker_kill" and any(n.startswith("worker.") for n in h.beside)]
     samples = []
     for kill in kills:
-        for phone, calls in asked.items():
+        for phone, calls in calls_of.items():
             before = [call for call in calls if call.began <= kill.began]
             after = [call for call in calls if call.began > kill.began]
             if not before or max(before, key=lambda call: call.began).asker != kill.target:

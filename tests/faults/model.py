@@ -23,6 +23,16 @@ HANG_SECONDS = 10.0
 SLOW_SECONDS = (2.0, 6.0)
 
 
+def texts_of(call: Call) -> list[str]:
+    """Return what the person wrote, as the model was shown it: what has no answer stands in one with what follows."""
+    return [text for said in call.said for text in said.split("\n\n")]
+
+
+def asked(call: Call) -> str:
+    """Return the message that is to be answered."""
+    return texts_of(call)[-1]
+
+
 class Model:
     """What the stub is asked first (``StubLLM.script``).
 
@@ -67,10 +77,10 @@ class Model:
         return caught
 
     def __call__(self, call: Call) -> Any:
-        """Return what is answered, ``None`` for the echo. Raises ``HangUp``."""
+        """Return what is answered: an echo, unless it misbehaves. Raises ``HangUp``."""
         with self._lock:
             self.asked += 1
-        if POISON in call.asked:
+        if any(POISON in text for text in call.said):
             self._on_poison(call)
             raise HangUp
         if self._slow:
@@ -79,9 +89,10 @@ class Model:
             time.sleep(seconds)
         if (answer := self._broken()) is not None:
             return answer
-        reply = self._reply(call)
-        self._on_answer(call.asked)
-        return (200, completion(reply)) if reply else None
+        text = asked(call)
+        reply = self._reply(call, text)
+        self._on_answer(text)
+        return 200, completion(reply)
 
     def _broken(self) -> Any:
         match self.mode:
@@ -100,19 +111,18 @@ class Model:
                 return 200, b"<html>bad gateway</html>"
         return None
 
-    def _reply(self, call: Call) -> str:
-        """Return what this message is answered with; ``""``: with its echo."""
-        head = f"eco: {call.asked} #{call.number}"
+    def _reply(self, call: Call, text: str) -> str:
+        head = f"eco: {text} #{call.number}"
         with self._lock:
-            if self._traps and call.asked not in self.hunted:
-                self.hunted.add(call.asked)
-                self._traps.pop(0).append(call.asked)
-            if call.asked in self.hunted:
+            if self._traps and text not in self.hunted:
+                self.hunted.add(text)
+                self._traps.pop(0).append(text)
+            if text in self.hunted:
                 reply = replies.heavy(head)
             elif self._hostile:
                 self._hostile -= 1
                 reply = replies.hostile(self._dice, head)
             else:
-                return ""
+                return head
             self.said[call.number] = reply
             return reply

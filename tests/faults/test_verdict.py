@@ -66,13 +66,29 @@ def test_each_broken_promise_is_seen(items, broken):
 
 def test_an_apology_is_for_poison_and_its_message_is_kept_once():
     items = [sent(1, APOLOGY), sent(2, echo(1, 2))]
-    asked = calls(2)
+    asked = [call(1, TEXTS[0]), call(2, TEXTS[1])]
     assert figures(items, asked, dead=[TEXTS[0]], poisons=frozenset(TEXTS[:1])) == {"apologised": 1}
     assert figures(items, asked, dead=[TEXTS[0]] * 2, poisons=frozenset(TEXTS[:1])) == {
         "apologised": 1, "needless_dead": 1,
     }  # fmt: skip
-    assert figures(items, asked) == {"apologised": 1, "unprovoked": 1, "not_kept": 1}
-    assert figures([sent(1, echo(0, 1)), sent(2, echo(1, 2))], asked, dead=[TEXTS[1]]) == {"needless_dead": 1}
+    joined = [call(2, f"{TEXTS[0]}\n\n{TEXTS[1]}")]
+    assert figures(items, joined) == {"apologised": 1, "unprovoked": 1, "not_kept": 1}
+    assert figures(items, joined, dead=[TEXTS[0]], poisons=frozenset(TEXTS[:1])) == {
+        "apologised": 1, "missing_context": 1,
+    }  # fmt: skip
+    assert figures([sent(1, echo(0, 1)), sent(2, echo(1, 2))], calls(2), dead=[TEXTS[1]]) == {"needless_dead": 1}
+
+
+def test_the_past_is_its_end_and_no_shorter_than_half_of_what_may_be_shown():
+    texts = [f"u00001-m{n:05} bom dia" for n in range(10)]
+    items = [sent(n + 1, f"eco: {text} #{n + 1}") for n, text in enumerate(texts)]
+
+    def missing(first):
+        asked = [call(n + 1, *texts[max(0, n - 6) : n + 1]) for n in range(9)] + [call(10, *texts[first:])]
+        verdict = judge({PHONE: texts}, items, asked, (), history_turns=6)
+        return verdict.missing_context
+
+    assert [missing(first) for first in (2, 3, 6, 7)] == [1, 0, 0, 1]
 
 
 def test_a_reply_is_given_up_only_where_its_senders_were_hunted():

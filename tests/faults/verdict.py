@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from chatbot import language
+from tests.faults.model import texts_of
 from tests.faults.replies import marks
 from tests.faults.rollback import Forgotten
 from tests.stub_llm import Call
@@ -262,27 +263,37 @@ def _judge_prompts(
     texts: Sequence[str], fates: Sequence[int | None], by_number: Mapping[int, Call], turns: int, done: Done,
     verdict: Verdict,
 ) -> None:  # fmt: skip
-    """Judge what each answer knew: the last turns, in their order, each once."""
+    """Judge what each answer knew: the last turns in their order and each once, without poison.
+
+    All of them, while there are few; at least half of those that may be shown, once there are more.
+    """
     forgot = {text for text in texts if done.forgot(text)}
     for n, number in enumerate(fates):
-        if not number or by_number[number].said == list(texts[max(0, n - turns) : n + 1]):
+        if not number:
             continue
-        *past, asked = by_number[number].said
-        known = [text for text in past if text not in forgot]
-        wanted = [text for text in texts[: _end(texts, n, known) if texts[n] in forgot else n] if text not in forgot]
+        *past, asked = texts_of(by_number[number])
+        shown = list(texts[: _end(texts, n, past) if texts[n] in forgot else n])
+        wanted = [text for text in shown if text not in done.poisons]
+        if asked == texts[n] and _is_end(past, wanted, at_least=min(len(wanted), turns // 2), at_most=turns):
+            continue
+        known, left = ([text for text in given if text not in forgot] for given in (past, wanted))
         excused = (
             bool(forgot)
             and asked == texts[n]
-            and known == wanted[len(wanted) - len(known) :]
-            and (len(past) == turns or len(known) == len(wanted))
+            and _is_end(known, left, at_least=min(len(left), turns // 2 + len(known) - len(past)), at_most=turns)
         )
-        why = f"{texts[n]} was answered knowing {by_number[number].said}"
+        why = f"{texts[n]} was answered knowing {texts_of(by_number[number])}"
         verdict.excuse_or_blame("set_back_context", "missing_context", why, is_excused=excused)
 
 
-def _end(texts: Sequence[str], n: int, known: Sequence[str]) -> int:
-    """Return how many texts came before message ``n``, which is answered late, behind others that came later."""
-    return texts.index(known[-1]) + 1 if known and known[-1] in texts else n
+def _is_end(known: Sequence[str], wanted: Sequence[str], *, at_least: int, at_most: int) -> bool:
+    """Return whether what is known is the end of what is wanted, of a length that is right."""
+    return at_least <= len(known) <= at_most and list(known) == list(wanted[len(wanted) - len(known) :])
+
+
+def _end(texts: Sequence[str], n: int, past: Sequence[str]) -> int:
+    """Return how many texts came before message ``n``, which may be answered late, behind others that came later."""
+    return max([n, *(texts.index(text) + 1 for text in past if text in texts)])
 
 
 def _judge_overlaps(
