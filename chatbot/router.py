@@ -47,12 +47,15 @@ MARK_READ = "chatbot.mark_read"
 NOTIFY = "chatbot.notify"
 REPORT = "chatbot.report"
 NOTE = "chatbot.note"
+_STATUS = "send.status"
 
 #: A message that keeps coming back as unroutable, or is refused with room left, finds its queue gone each time.
 _TRIES = 5
 _REFUSED_SECONDS = 0.1
 #: Confirms that nobody waits for are left unread up to here.
 UNREAD = 100
+#: Statuses of one POST, which may hold thousands: what other threads want published goes out in between.
+REPORTED_TOGETHER = 250
 
 
 @dataclass(eq=False, slots=True)
@@ -207,8 +210,19 @@ class Router:
 
     def report(self, status: Status, *, deadline: float | None = None) -> None:
         """Pass on what became of a part we sent. Raises ``BrokerUnavailable``, for a full queue too."""
-        arguments = (status.message_id, status.status)
-        self._commit(self._to_sender(REPORT, arguments, "send.status", deadline=deadline, status=status.to_dict()))
+        self._commit(_report(status, self._until(deadline)))
+
+    def report_all(self, statuses: Sequence[Status], *, deadline: float | None = None) -> None:
+        """Pass statuses on, each as a message of its own, ``REPORTED_TOGETHER`` at a time.
+
+        Raises ``BrokerUnavailable`` when one was not taken by the deadline.
+        """
+        until = self._until(deadline)
+        for at in range(0, len(statuses), REPORTED_TOGETHER):
+            group = [_report(status, until) for status in statuses[at : at + REPORTED_TOGETHER]]
+            self._group_commit(group)
+            for wanted in group:
+                self._finish(wanted)
 
     def note_all(self, notices: Sequence[Notice], *, deadline: float | None = None) -> None:
         """Pass on what an operator must hear of, all together. Raises ``BrokerUnavailable``."""
@@ -449,6 +463,11 @@ def bind_user_queue(channel: Any, queue: str, *, nowait: bool = False) -> None:
 
 def _wanted(message: Message, deadline: float) -> _Wanted:
     return _Wanted(_call(message), topology.queue_name(message.user), deadline, to_user=True)
+
+
+def _report(status: Status, deadline: float) -> _Wanted:
+    arguments = (status.message_id, status.status)
+    return _Wanted(Call(REPORT, arguments, {"status": status.to_dict()}, shown=repr(arguments)), _STATUS, deadline)
 
 
 def _call(message: Message) -> Call:

@@ -106,7 +106,21 @@ class ShardedRouter:
 
     def report(self, status: Status, *, deadline: float | None = None) -> None:
         """Pass on what became of a part we sent; its callback begins with the user."""
-        self._of(status.callback.rsplit(":", 2)[0]).report(status, deadline=deadline)
+        self._routers[self._sent_by(status)].report(status, deadline=deadline)
+
+    def report_all(self, statuses: Sequence[Status], *, deadline: float | None = None) -> None:
+        """Pass statuses on to the brokers that are there before it raises."""
+        theirs: dict[str, list[Status]] = {}
+        for status in statuses:
+            theirs.setdefault(self._sent_by(status), []).append(status)
+        away = None
+        for name, of_one in theirs.items():
+            try:
+                self._routers[name].report_all(of_one, deadline=deadline)
+            except BrokerUnavailable as err:
+                away = err
+        if away:
+            raise away
 
     def note_all(self, notices: Sequence[Notice], *, deadline: float | None = None) -> None:
         """Pass on what an operator must hear of, by this process's own broker: all senders write to one Redis."""
@@ -120,6 +134,10 @@ class ShardedRouter:
         """Close every connection."""
         for router in self._routers.values():
             router.close()
+
+    def _sent_by(self, status: Status) -> str:
+        """Return the broker of the user that a status' callback begins with."""
+        return choose(status.callback.rsplit(":", 2)[0], self._routers)
 
     def _of(self, user: str) -> Router:
         return self._routers[choose(user, self._routers)]

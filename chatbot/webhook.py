@@ -62,12 +62,13 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
     body = request.get_data(cache=False)
     channel.verify(body, request.headers.get)
     inbound, names = channel.parse(body), _bot().names
+    statuses = tuple(map(names.status, inbound.statuses))
+    for status in statuses:
+        log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
+    settling = [status for status in statuses if status.callback and status.status in SETTLING]
     deadline = _bot().router.deadline()
     refused = _route(_in_order(_served(tuple(map(names.name, inbound.messages)))), deadline)
-    for status in map(names.status, inbound.statuses):
-        log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
-        if status.callback and status.status in SETTLING:
-            _bot().router.report(status, deadline=deadline)
+    _bot().router.report_all(settling, deadline=deadline)
     if inbound.notices:
         _bot().router.note_all([names.notice(notice) for notice in inbound.notices], deadline=deadline)
     return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)

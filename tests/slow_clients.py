@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any, Self
@@ -92,3 +93,15 @@ async def _end(reader: asyncio.StreamReader) -> None:
             pass
     except OSError:
         pass
+
+
+def main() -> None:
+    """``python -m tests.slow_clients PORT COUNT``: stay until ended; says ``held`` when all are connected."""
+    port, count = map(int, sys.argv[1:])
+    with SlowClients(port, count):
+        print("held", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

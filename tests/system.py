@@ -45,6 +45,13 @@ def webhook_body(messages: Iterable[tuple[str, str, str]], phone_number_id: str 
     return json.dumps({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [change]}]}).encode()
 
 
+def statuses_body(statuses: Iterable[tuple[str, str, str]]) -> bytes:
+    """Return one Cloud API webhook holding ``(message id, status, callback)`` in that order."""
+    items = [{"id": id_, "status": status, "biz_opaque_callback_data": back} for id_, status, back in statuses]
+    value = {"metadata": {"phone_number_id": PHONE_NUMBER_ID}, "statuses": items}
+    return json.dumps({"entry": [{"changes": [{"field": "messages", "value": value}]}]}).encode()
+
+
 def sign(body: bytes, secret: str = APP_SECRET) -> str:
     """Return the ``X-Hub-Signature-256`` of a body."""
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()

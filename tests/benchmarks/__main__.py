@@ -21,7 +21,10 @@ import structlog
 from tests.benchmarks.bench import Figures, note, servers
 from tests.servers import end_in_order
 
-NAMES = ("router", "open", "order", "webhook", "llm_bound", "scale", "turn", "send", "store", "start", "whole")
+NAMES = (
+    "router", "open", "order", "webhook", "slow_clients", "llm_bound", "scale", "turn", "send", "store", "start",
+    "whole",
+)  # fmt: skip
 
 
 def main() -> None:

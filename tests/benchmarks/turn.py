@@ -82,7 +82,10 @@ class Way:
 
     def post(self, *messages: tuple[str, str, str]) -> None:
         """Post a webhook with ``(user, message id, text)``."""
-        body = webhook_body(messages)
+        self.post_body(webhook_body(messages))
+
+    def post_body(self, body: bytes) -> None:
+        """Post any body, signed."""
         answer = self.web.post("/webhook/whatsapp", data=body, headers={"X-Hub-Signature-256": sign(body)})
         assert answer.status_code == 200
 

@@ -43,10 +43,10 @@ fresh = itertools.count()
 def run(bench: Bench) -> Figures:
     """Return the requests a second of both, our p99 at half our top rate, and what a POST with 100 messages costs."""
     count = bench.scaled(3000, quick=400)
-    with _webhooks(bench) as (ports, web), ProcessPoolExecutor(1, get_context("spawn")) as load:
+    with webhooks(bench) as (ports, web), ProcessPoolExecutor(1, get_context("spawn")) as load:
 
         def rate(name: str) -> float:
-            return count / load.submit(post_all, ports[name], _requests(count), CONNECTIONS).result()
+            return count / load.submit(post_all, ports[name], requests(count), CONNECTIONS).result()
 
         def seconds(messages: int) -> float:
             posts = [prepared(_body(messages)) for _ in range(bench.scaled(40, quick=10))]
@@ -59,7 +59,7 @@ def run(bench: Bench) -> Figures:
 
         rates = bench.interleave({name: lambda name=name: rate(name) for name in ports}, what="requests/s")
         half = statistics.median(rates[OURS]) / 2
-        took = load.submit(post_at, ports[OURS], _requests(count), CONNECTIONS, half).result()
+        took = load.submit(post_at, ports[OURS], requests(count), CONNECTIONS, half).result()
         posts = bench.interleave({"1 message": lambda: seconds(1), "100 messages": lambda: seconds(100)}, what="s")
         cpus = {
             "a message": cpu(lambda: _body(1)),
@@ -107,12 +107,13 @@ def _status(status: str) -> bytes:
     return json.dumps(status_body(PHONE_NUMBER_ID, message_id=id_, status=status, to=user, callback=callback)).encode()
 
 
-def _requests(count: int) -> list[bytes]:
+def requests(count: int) -> list[bytes]:
+    """Return so many signed POSTs of one message each."""
     return [prepared(_body(1)) for _ in range(count)]
 
 
 @contextmanager
-def _webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
+def webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
     """Serve both; give the port of each, and our web process."""
     with ExitStack() as stack:
         ports = {name: free_port() for name in (OURS, THIN)}

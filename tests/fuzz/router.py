@@ -39,9 +39,9 @@ class Router:
                 self.messages.append(message)
         return refused
 
-    def report(self, status: Status, *, deadline: float) -> None:
-        """Keep the status."""
-        self.reports.append(status)
+    def report_all(self, statuses: Iterable[Status], *, deadline: float) -> None:
+        """Keep the statuses."""
+        self.reports += statuses
 
     def note_all(self, notices: Iterable[Notice], *, deadline: float) -> None:
         """Keep the notices, each of which can travel."""

@@ -14,10 +14,11 @@ import pytest
 
 from chatbot import embedded, subscriptions, topology
 from chatbot.errors import BrokerUnavailable
-from chatbot.router import UNREAD
+from chatbot.router import REPORTED_TOGETHER, UNREAD
 from chatbot.steps import SLICE
 from tests.benchmarks.turn import LIVE, NEW, STATUS, Cost, message, watched, written
 from tests.servers import held, wait_until
+from tests.system import statuses_body
 
 SERVED = "5511944440003"
 
@@ -107,6 +108,20 @@ def test_a_read_mark_is_one_round_trip_to_redis(way):
 def test_a_status_is_one_round_trip_to_each(way):
     assert way.cost(lambda: way.bot.router.report(STATUS)) == Cost(broker=(["basic.publish"], 1))
     assert way.cost(lambda: way.bot.delivery.report(STATUS)) == Cost(redis=(["report_part"], 1))
+
+
+def test_statuses_of_one_post_are_confirmed_together(way, rabbitmq):
+    several = REPORTED_TOGETHER + 10
+    body = statuses_body((f"wamid.{n}", "delivered", f"{LIVE}:{n}:0") for n in range(several))
+    way.bot.router.report(STATUS)  # from here on nothing is unconfirmed
+    way.broker.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with held([rabbitmq.process]):
+            posted = pool.submit(way.post_body, body)
+            together = ["basic.publish"] * REPORTED_TOGETHER
+            wait_until(lambda: posted.done() or way.broker.asked == together, what="many, unconfirmed")
+        posted.result()
+    assert way.broker.asked == ["basic.publish"] * several
 
 
 def test_a_worker_is_handed_each_message_and_acknowledges_it_once(way, monkeypatch):

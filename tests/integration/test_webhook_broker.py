@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.servers import RabbitMQ, Redis, wait_until
-from tests.system import VERIFY_TOKEN, System
+from tests.system import VERIFY_TOKEN, System, statuses_body
 
 ONE = ("5511966660001", "wamid.a", "oi")
 
@@ -104,6 +104,13 @@ def test_statuses_are_taken(system):
     )
     answer = system.post_body(body)
     assert (answer.status_code, answer.json()) == (200, {"messages": 0, "statuses": 1, "refused": 0})
+
+
+def test_thousands_of_statuses_in_one_post_are_taken_each_as_its_own_message(system, broker):
+    body = statuses_body((f"wamid.s{n}", "delivered", f"55119999{n:05}:{n}:0") for n in range(3000))
+    answer = system.post_body(body)
+    assert (answer.status_code, answer.json()) == (200, {"messages": 0, "statuses": 3000, "refused": 0})
+    assert broker.queues(system.vhost)["send"][0] == 3000
 
 
 def test_an_unroutable_user_costs_no_neighbour(system, broker):

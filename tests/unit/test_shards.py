@@ -10,6 +10,7 @@ import pytest
 from chatbot import config
 from chatbot.app import Chatbot
 from chatbot.config import Settings
+from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Notice, Status
 from chatbot.shards import ShardedRouter, choose, name_of
 
@@ -85,6 +86,20 @@ def test_notices_go_by_the_own_broker():
     assert {name: router.called for name, router in routers.items() if router.called} == {
         "b:5672/": [("note_all", notices)]
     }
+
+
+def test_statuses_of_one_post_go_together_to_each_broker_that_is_there():
+    class Away(Recording):
+        def report_all(self, statuses, **_):
+            raise BrokerUnavailable("away")
+
+    routers = {name: Away() if name == "b:5672/" else Recording() for name in BROKERS}
+    statuses = [Status(f"wamid.{user}", "sent", callback=f"{user}:3:0") for user in USERS[:50]]
+    with pytest.raises(BrokerUnavailable):
+        ShardedRouter(routers, own="a:5672/").report_all(statuses)
+    for name in ("a:5672/", "c:5672/"):
+        theirs = [status for status, user in zip(statuses, USERS, strict=False) if choose(user, BROKERS) == name]
+        assert routers[name].called == [("report_all", theirs)]
 
 
 def test_a_broker_that_is_away_shortens_no_others_time():

@@ -32,6 +32,9 @@ class Router:
     def note_all(self, notices, *, deadline):
         self.notices += notices
 
+    def report_all(self, statuses, *, deadline):
+        pass
+
     def bury(self, message, reason, *, deadline):
         self.buried.append((message.id, reason))
 
