@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime  ## chat in the browser: http://127.0.0.1:$PORT/simulator
 	@$(BIN)/chatbot demo
 
 up: $(VENV)/.runtime  ## web, worker, sender, beat and flower, on RabbitMQ and Redis
-	@$(BIN)/honcho start
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/honcho start
 
 shell: $(VENV)/.runtime  ## a Python shell on the running system
 	@$(BIN)/chatbot shell

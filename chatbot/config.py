@@ -7,16 +7,21 @@ that names the variable, says what is wrong and what to write.
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chatbot.channels import CHANNELS
 
 PREFIX = "CHATBOT_"
+#: What the tests read beside it.
+TEST_PREFIX = "CHATBOT_TEST_"
 
 DEFAULT_ROLE = "Atendente virtual da empresa no WhatsApp"
 DEFAULT_GOAL = (
@@ -352,11 +357,42 @@ def load(kind: type[Settings] = Settings, **overrides: object) -> Settings:
 
     Raises ``SettingsError`` with one line for each variable that is wrong.
     """
+    unknown = _unknown(kind)
     try:
-        return kind(**overrides)  # type: ignore[arg-type]  # pydantic validates what is passed
+        settings = kind(**overrides)  # type: ignore[arg-type]  # pydantic validates what is passed
     except ValidationError as err:
         lines = [_explain(error["loc"], error["msg"], error.get("input")) for error in err.errors()]
-        raise SettingsError("settings are not usable:\n" + "\n".join(lines)) from None
+        raise _unusable(kind, [*lines, *unknown]) from None
+    if unknown:
+        raise _unusable(kind, unknown)
+    return settings
+
+
+def _unusable(kind: type[Settings], lines: list[str]) -> SettingsError:
+    file = _env_file(kind)
+    read = f" (the environment and {file} were read)" if file else ""
+    return SettingsError(f"settings are not usable{read}:\n" + "\n".join(lines))
+
+
+def _env_file(kind: type[Settings]) -> Path | None:
+    """Return the ``.env`` that is read, by its whole path; ``None`` where there is none."""
+    name = kind.model_config.get("env_file")
+    path = Path(str(name)).resolve() if name else None
+    return path if path and path.is_file() else None
+
+
+def _unknown(kind: type[Settings]) -> list[str]:
+    """Return a line for each variable that is named like a setting and is none: a slip would go unnoticed."""
+    known = {f"{PREFIX}{name}".upper() for name in kind.model_fields}
+    file = _env_file(kind)
+    given = {*os.environ, *(dotenv_values(file) if file else ())}
+    lines = []
+    for name in sorted(name for name in given if name.upper().startswith(PREFIX)):
+        if name.upper() not in known and not name.upper().startswith(TEST_PREFIX):
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            meant = f"did you mean {near[0]}?" if near else "`chatbot settings` lists those there are"
+            lines.append(f"  {name}: there is no such setting; {meant}")
+    return lines
 
 
 def table() -> str:

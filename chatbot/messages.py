@@ -159,6 +159,12 @@ class Message(_Json):
         return bool(self.user) and not self.group and self.kind not in SILENT
 
     @property
+    def is_nobodys(self) -> bool:
+        """Whether somebody wrote it, and nothing that can be used says who: it is kept, for nobody can be answered."""
+        asks = not self.group and self.kind not in SILENT
+        return not self.user and asks and bool(self.text.strip() or self.media)
+
+    @property
     def told(self) -> str:
         """What an agent is shown: the text, behind what led to it."""
         return f"[{self.context}]\n{self.text}" if self.context else self.text

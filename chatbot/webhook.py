@@ -45,6 +45,9 @@ DISCARDED_BODY_BYTES = 16 * MAX_BODY_BYTES
 #: Statuses that say the provider has our message; "read" says nothing new.
 SETTLING = frozenset({"sent", "delivered", "failed"})
 
+#: Why a message is kept that nobody can be answered to.
+NOBODY = "nothing that can be used says who wrote it (an id has 200 printable characters at most)"
+
 blueprint = Blueprint("webhook", __name__)
 
 
@@ -67,7 +70,8 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
         log.info("status.received", message_id=status.message_id, status=status.status, code=status.error_code)
     settling = [status for status in statuses if status.callback and status.status in SETTLING]
     deadline = _bot().router.deadline()
-    refused = _route(_in_order(_served(tuple(map(names.name, inbound.messages)))), deadline)
+    messages = tuple(map(names.name, inbound.messages))
+    refused = _route(_in_order(_served(messages)), deadline) + _keep_nobodys(messages, deadline)
     _bot().router.report_all(settling, deadline=deadline)
     if inbound.notices:
         _bot().router.note_all([names.notice(notice) for notice in inbound.notices], deadline=deadline)
@@ -96,10 +100,19 @@ def _served(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     for message in messages:
         if message.starts_turn or (message.user and message.moved_to):
             served.append(message)
-        else:
+        elif not message.is_nobodys:
             where = "group" if message.group else "person" if message.user else "nobody"
             log.info("message.ignored", message_id=message.id, kind=message.kind, source=where)
     return tuple(served)
+
+
+def _keep_nobodys(messages: tuple[Message, ...], deadline: float) -> int:
+    """Keep what somebody wrote whom nothing names as dead letters; return how many."""
+    nobodys = [message for message in messages if message.is_nobodys]
+    for message in nobodys:
+        log.warning("message.refused", message_id=message.id, reason=NOBODY)
+        _bot().router.bury(message, NOBODY, deadline=deadline)
+    return len(nobodys)
 
 
 def _in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:

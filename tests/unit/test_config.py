@@ -101,7 +101,32 @@ def test_only_config_reads_the_environment():
         for path in (ROOT / "chatbot").rglob("*.py")
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    assert sorted(readers) == ["llm.py"], "llm.py sets what CrewAI reads; nobody else touches it"
+    assert sorted(readers) == ["config.py", "llm.py"], "llm.py sets what CrewAI reads; nobody else touches it"
+
+
+def test_a_misspelt_setting_stops_the_process_and_the_right_one_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHATBOT_REDIS_ULR", "redis://redis:6379/0")
+    monkeypatch.setenv("CHATBOT_TEST_RABBITMQ_ROOT", "/")
+    (tmp_path / ".env").write_text("CHATBOT_BROKER_URI=amqp://rabbit//\nPOSTGRES_URL=x\nchatbot_llm_modell=x\n")
+    with pytest.raises(config.SettingsError) as wrong:
+        config.load()
+    said = str(wrong.value)
+    assert "CHATBOT_REDIS_ULR: there is no such setting; did you mean CHATBOT_REDIS_URL?" in said
+    assert "CHATBOT_BROKER_URI: there is no such setting; did you mean CHATBOT_BROKER_URL?" in said
+    assert "chatbot_llm_modell: there is no such setting; did you mean CHATBOT_LLM_MODEL?" in said
+    assert str(tmp_path / ".env") in said
+    assert "POSTGRES" not in said
+    assert "RABBITMQ_ROOT" not in said
+
+
+def test_a_wrong_value_and_a_misspelt_name_are_told_together(monkeypatch):
+    monkeypatch.setenv("CHATBOT_PORT", "many")
+    monkeypatch.setenv("CHATBOT_SOMETHING_ELSE_ALTOGETHER", "x")
+    with pytest.raises(config.SettingsError) as wrong:
+        config.load()
+    assert "CHATBOT_PORT" in str(wrong.value)
+    assert "CHATBOT_SOMETHING_ELSE_ALTOGETHER: there is no such setting" in str(wrong.value)
 
 
 def test_the_readme_shows_every_setting():

@@ -10,7 +10,7 @@ from chatbot import language
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import QueueFull
-from chatbot.webhook import create_app
+from chatbot.webhook import NOBODY, create_app
 from tests.payloads import FIXTURES, body_of
 from tests.system import APP_SECRET, sign
 
@@ -108,8 +108,16 @@ def test_what_starts_no_turn_is_counted_and_not_routed(post, router):
         {"from": "1", "id": "system", "type": "system", "system": {"type": "customer_identity_changed"}},
         {"from": "1", "id": "text", **text},
     ])  # fmt: skip
-    assert counts == {"messages": 7, "statuses": 0, "refused": 0}
+    assert counts == {"messages": 7, "statuses": 0, "refused": 1}
     assert router.routed == ["moved", "text"]
+    assert router.buried == [("nobody", NOBODY)]
+
+
+@pytest.mark.parametrize("id_", ["BR." + "9" * 247, "BR.\u0007", 7.5, ["BR.1"]])
+def test_what_comes_under_a_name_that_cannot_be_used_is_kept_as_a_dead_letter(post, router, id_):
+    counts = post.items([{"from_user_id": id_, "id": "m", "type": "text", "text": {"body": "oi"}}])
+    assert counts == {"messages": 1, "statuses": 0, "refused": 1}
+    assert (router.routed, router.buried) == ([], [("m", NOBODY)])
 
 
 def test_notices_are_passed_on_with_their_person_named(client, router):
