@@ -295,13 +295,14 @@ class Delivery:
             return self._refuse(progress, to, str(err))
 
     def _wait_for_status(self, progress: _Progress, error: OutcomeUnknown) -> bool:
-        """Leave the part in doubt until a status settles it, or its time is up."""
+        """Leave the part in doubt until a status settles it, or its time is up. Raises ``_Lost``."""
         if isinstance(error, _StillInDoubt):
             self._store.settle_doubt(progress.claimed, pause=error.seconds)
             return False
         claimed = progress.claimed
         log.warning("delivery.in_doubt", number=claimed.number, error=str(error))
-        self._store.settle_doubt(claimed, pause=self._settle_seconds)
+        if not self._store.settle_doubt(claimed, pause=self._settle_seconds):
+            raise _Lost  # or it was written down after all, and only the answers were lost
         if isinstance(error, _NotNoted) and progress.sent:  # Redis came back just now
             self._store.report_part(claimed.user, claimed.number, progress.part - 1)
             self._outbound.wake_sender(claimed.user, claimed.number, countdown=0.0)

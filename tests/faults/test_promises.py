@@ -274,7 +274,7 @@ class Promises(RuleBasedStateMachine):
         self.held: dict[str, tuple[str, float]] = {}  # user → fence, until
         self.cut_off: Counter[tuple[str, int]] = Counter()  # turn → runs that never settled it
         self.known: set[tuple[str, int, int]] = set()  # parts whose ids a run was told that ended in order
-        self.closed: set[tuple[str, int]] = set()  # turns that were settled by whoever had lost the claim
+        self.closed: set[tuple[str, int]] = set()  # turns that are done
         self.resent: Counter[tuple[str, int, int]] = Counter()
         self.refused: set[tuple[str, int]] = set()
         self.called_at: dict[tuple[str, int, int], float] = {}
@@ -572,6 +572,11 @@ class Promises(RuleBasedStateMachine):
         else:
             self.held.pop(user, None)
             self.cut_off[user, claimed.number] -= 1
+
+    def _done_settle_done(self, run: Run, kept: Any, claimed: Any, **noted: Any) -> None:
+        self._settled(kept, claimed, **noted)
+        if kept:
+            self.closed.add((claimed.user, claimed.number))
 
     def _done_report_refused(self, run: Run, written: Any, user: str, number: int, part: int) -> None:
         if written:

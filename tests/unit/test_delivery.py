@@ -798,3 +798,28 @@ def test_an_invitation_that_cannot_be_sent_is_not_asked_for_again_and_again(stor
     provider.script = [error]
     delivery.report(Status("wamid.a", "failed", callback="ana:1:0", error_code=131047))
     assert len(buried) == 1
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_what_could_not_be_noted_is_written_down_as_soon_as_redis_is_back(
+    store, provider, delivery, outbound, monkeypatch, written
+):
+    """Whether the note was lost, or only the answer to it: nothing is in doubt, and nothing is sent again."""
+    commit(store, "a", "b")
+    settle_done = store.settle_done
+
+    def away(claimed, *, sent=""):
+        if claimed.number == 1:
+            if written:
+                settle_done(claimed, sent=sent)
+            raise Transient("Redis cannot be used")
+        return settle_done(claimed, sent=sent)
+
+    monkeypatch.setattr(store, "settle_done", away)
+    monkeypatch.setattr(delivery_module, "NOTE_SECONDS", 0.0)
+    delivery.deliver("ana")
+    assert (provider.sent, outbound.woken) == ((["a", "b"], []) if written else (["a"], [("ana", 1, 0.0)]))
+    monkeypatch.setattr(store, "settle_done", settle_done)
+    delivery.deliver("ana")
+    assert provider.sent == ["a", "b"]
+    assert store.counts() == {}
