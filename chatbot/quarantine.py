@@ -190,8 +190,9 @@ def main() -> None:
     settings = config.load(**json.loads(first))
     configure_logging(settings)
     bot = Chatbot(settings)
-    for line in lines:
-        _say(answers, _outcome(bot, json.loads(line)))
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone, and this process ends with it
+        for line in lines:
+            _say(answers, _outcome(bot, json.loads(line)))
 
 
 def _lines() -> Iterator[str]:

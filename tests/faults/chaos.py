@@ -57,8 +57,10 @@ AFTERMATH = {
 }  # fmt: skip
 #: Whoever writes to a Redis that was set back hears something within the time of a claim, and what comes on top.
 SILENCE_LIMIT = CLAIM_SECONDS + 30.0
-#: Who writes so soon after it is looked at.
-SILENCE_LOOK = 20.0
+#: Who writes so soon after it is looked at, where nothing else was broken that keeps people waiting, then or
+#: so long before.
+SILENCE_LOOK, SILENCE_BEFORE = 20.0, 60.0
+KEEPS_WAITING = {"worker", "broker", "redis", "llm", "sender"}
 #: Claims stand for 60 s. A sender stands still for longer; for much longer where that is asked for by name.
 PAUSE_SECONDS, PAUSE_BY_NAME_SECONDS = 75.0, 110.0
 #: The system's settings: a slow answer of the model is none that takes too long, and the past fits, whatever was said.
@@ -230,13 +232,16 @@ def _figures(system: System, load: Load, breaking: Faults, llm: StubLLM, done: D
 
 
 def _silence(load: Load, breaking: Faults, sent: Sequence[dict[str, Any]], done: Done) -> float | None:
-    """Return for how long somebody heard nothing who wrote to a Redis that had just been set back."""
+    """Return for how long somebody heard nothing who wrote to a Redis that had just been set back, and to nothing else.
+
+    ``None`` where other faults would have kept people waiting, too.
+    """
     to_monotonic = time.monotonic() - time.time()
     heard: defaultdict[str, list[float]] = defaultdict(list)
     for item in sent:
         heard[item["to"]].append(item["time"] + to_monotonic)
     silences = []
-    for restored in (h.ended for h in breaking.happened if h.kind == "redis_set_back"):
+    for restored in _set_back_alone(breaking.happened):
         for phone, texts in load.accepted.items():
             if {*texts} & (done.poisons | done.hunted):
                 continue
@@ -244,6 +249,20 @@ def _silence(load: Load, breaking: Faults, sent: Sequence[dict[str, Any]], done:
             if wrote:
                 silences.append(min((at for at in heard[phone] if at > min(wrote)), default=math.inf) - min(wrote))
     return round(max(silences), 1) if silences else None
+
+
+def _set_back_alone(happened: Sequence[Happened]) -> list[float]:
+    """Return when a Redis that was set back was up again, where nothing else kept people waiting at about that time."""
+    waited = [h for h in happened if h.kind.split("_")[0] in KEEPS_WAITING]
+    return [
+        back.ended
+        for back in happened
+        if back.kind == "redis_set_back"
+        and not any(
+            h is not back and h.began < back.ended + SILENCE_LIMIT and h.ended + SILENCE_BEFORE > back.began
+            for h in waited
+        )
+    ]
 
 
 def _dead_letters(system: System) -> list[tuple[Any, dict[str, Any]]]:

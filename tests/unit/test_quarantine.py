@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -144,3 +146,18 @@ def _children() -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_a_process_whose_worker_is_gone_ends_without_a_word():
+    """Its answer reaches nobody any more: that is foreseen, and no traceback is written for it."""
+    first = {name: value for name, value in SETTINGS.items() if isinstance(value, str)}
+    asked = {"message": MESSAGE.to_dict(), "history": []}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "chatbot.quarantine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child.stdout.close()
+    said = child.communicate(f"{json.dumps(first)}\n{json.dumps(asked)}\n", timeout=60)[1]
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    assert child.returncode == 0
