@@ -14,11 +14,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.messages import Message
 from chatbot.ops.doctor import examine
+from chatbot.presence import Presence
 from tests.servers import PYTHON, ROOT, Process, free_port, wait_until
 from tests.system import System
 
@@ -162,6 +164,19 @@ def outside():
     server.server_close()
 
 
+@pytest.fixture
+def living(redis_server):
+    """One process of each kind that says it lives."""
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        living = [Presence(client) for _ in range(3)]
+        for presence, kind in zip(living, ("worker", "sender", "beat"), strict=True):
+            presence.start(kind=kind, broker="")
+        wait_until(lambda: {p.kind for p in living[0].look() if p.lives} >= {"worker", "sender", "beat"}, what="told")
+        yield
+        for presence in living:
+            presence.stop()
+
+
 def findings(outside, rabbitmq, redis_server, **settings):
     values = {
         "broker_url": rabbitmq.url, "redis_url": redis_server and redis_server.url,
@@ -177,17 +192,17 @@ def findings(outside, rabbitmq, redis_server, **settings):
         bot.close()
 
 
-def test_a_healthy_system_has_nothing_to_fix(outside, rabbitmq, redis_server):
+def test_a_healthy_system_has_nothing_to_fix(outside, rabbitmq, redis_server, living):
     found = findings(outside, rabbitmq, redis_server)
     assert [f for f in found.values() if not f.ok] == []
     assert set(found) == {
-        "broker", "descriptors", "queues", "chat.open", "send", "chat.dead", "redis", "agent", "model", "whatsapp",
-        "clock",
+        "broker", "descriptors", "queues", "chat.open", "send", "chat.dead", "redis", "processes", "clocks", "replies",
+        "agent", "model", "whatsapp", "clock",
     }  # fmt: skip
 
 
-def test_what_the_readme_does_not_ask_for_is_a_hint(outside, rabbitmq, redis_server):
-    """No process runs yet, and RabbitMQ's management plugin is not enabled."""
+def test_what_the_readme_does_not_ask_for_is_a_hint(outside, rabbitmq, redis_server, living):
+    """Nobody consumes from this broker yet, and RabbitMQ's management plugin is not enabled."""
     vhost = rabbitmq.add_vhost()
     url = rabbitmq.url.removesuffix("/") + vhost
     found = findings(outside, rabbitmq, redis_server, broker_url=url, broker_management_url="http://127.0.0.1:1")
@@ -211,7 +226,7 @@ def test_the_management_api_is_asked_with_the_decoded_password(outside, rabbitmq
     rabbitmq.ctl("delete_user", "ops")
 
 
-def test_depths_are_findings_that_say_what_to_do(outside, rabbitmq, redis_server):
+def test_depths_are_findings_that_say_what_to_do(outside, rabbitmq, redis_server, living):
     vhost = rabbitmq.add_vhost()
     url = rabbitmq.url.removesuffix("/") + vhost
     bot = Chatbot(Settings(_env_file=None, env="test", broker_url=url, dead_letters_max=10))
@@ -286,7 +301,7 @@ def test_a_refused_password_is_one_finding(outside, rabbitmq, redis_server):
     assert {"send", "queues", "descriptors", "chat.dead"}.isdisjoint(found)
 
 
-def test_doctor_prints_json_and_exits_by_what_it_found(outside, rabbitmq, redis_server):
+def test_doctor_prints_json_and_exits_by_what_it_found(outside, rabbitmq, redis_server, living):
     settings = {
         "CHATBOT_BROKER_URL": rabbitmq.url, "CHATBOT_REDIS_URL": redis_server.url, "CHATBOT_ENV": "test",
         "CHATBOT_BROKER_MANAGEMENT_URL": outside.url, "CHATBOT_WHATSAPP_GRAPH_URL": f"{outside.url}/v26.0",
