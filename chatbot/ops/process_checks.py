@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from chatbot.ops.finding import Finding
+from chatbot.ops.finding import Finding, hint
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
@@ -34,6 +34,8 @@ def processes(bot: Chatbot) -> Finding:
     if bot.settings.redis_url.startswith("fakeredis:"):
         return Finding("processes", True, "with an embedded store all of them are one process")
     seen = bot.presence.look()
+    if not seen:
+        return hint("processes", "none has said within the last hour that it lives: start them (Procfile, `make up`)")
     living = [process for process in seen if process.lives]
     problems = [
         f"no {kind} lives, so {means}: start one (Procfile)"

@@ -40,6 +40,12 @@ def test_one_of_each_kind_has_to_live(bot):
     assert process_checks.processes(bot).says == "2 worker, 1 sender, 1 beat: all of them live"
 
 
+def test_before_they_are_started_it_is_no_fault_that_none_lives(bot):
+    assert process_checks.processes(bot).level == "hint"
+    bot.seen += [process(kind, silent=600) for kind in ("worker", "sender", "beat")]
+    assert process_checks.processes(bot).level == "fix", "they lived a while ago"
+
+
 def test_one_that_hangs_is_named(bot):
     bot.seen += [process("worker+sender"), process("beat", stuck=45.0)]
     finding = process_checks.processes(bot)
