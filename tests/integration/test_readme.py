@@ -27,6 +27,7 @@ NOT_RUN = {
     r"CHATBOT_LLM_(MODEL|BASE_URL)=\S+ make demo": "it needs a model server",
     r"docker compose .*": "no container engine runs where the tests do",
     r"make (test|bench|chaos|fuzz|pace|lock|test-rabbitmq4)\b.*": "it takes minutes; that make knows it is looked at",
+    "chatbot doctor": "the table of settings, which the code prints, names it however it is started",
     r"whisper-server .*": "it is another project's server",
     r"rabbitmq-plugins .*": "it changes the machine's own broker",
     r"\.venv/bin/chatbot dead": "it is a group of commands, named as such",
