@@ -72,7 +72,8 @@ def receive(name: str, event: str = "") -> Response:  # noqa: ARG001  # the body
     deadline = _bot().router.deadline()
     messages = tuple(map(names.name, inbound.messages))
     refused = _route(_in_order(_served(messages)), deadline) + _keep_nobodys(messages, deadline)
-    _bot().router.report_all(settling, deadline=deadline)
+    if settling:
+        _bot().router.report_all(settling, deadline=deadline)
     if inbound.notices:
         _bot().router.note_all([names.notice(notice) for notice in inbound.notices], deadline=deadline)
     return jsonify(messages=len(inbound.messages), statuses=len(inbound.statuses), refused=refused)
