@@ -12,15 +12,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import structlog
+from amqp.exceptions import ConnectionError as ConnectionLost
 from amqp.exceptions import NotFound
 from celery import Celery
 from kombu import Connection
-from kombu.exceptions import ChannelError
+from kombu.exceptions import ChannelError, OperationalError
 
 from chatbot import topology
+from chatbot.errors import BrokerUnavailable
 from chatbot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -67,14 +70,19 @@ class Sessions:
     def close_idle(self) -> None:
         """Have every worker close its sessions that were idle for ``idle_timeout`` seconds.
 
-        What is too old to be answered has left the queues by itself (``x-message-ttl``).
+        What is too old to be answered has left the queues by itself (``x-message-ttl``). Raises ``Transient``
+        while the broker cannot be used.
         """
-        self._celery.control.broadcast("close_idle_sessions", arguments={"idle_timeout": self._idle_timeout})
+        with _reached():
+            self._celery.control.broadcast("close_idle_sessions", arguments={"idle_timeout": self._idle_timeout})
 
     def rescue(self) -> dict[str, int]:
-        """Open again what nobody consumes and deliver what is overdue; return the counts."""
+        """Open again what nobody consumes and deliver what is overdue; return the counts.
+
+        Raises ``Transient`` while the broker or Redis cannot be used.
+        """
         rescued = {"reopened": 0, "outboxes": 0}
-        with self._celery.connection_for_read() as connection:
+        with _reached(), self._celery.connection_for_read() as connection:
             broker = connection.as_uri()  # without the password
             with self._store.alone(f"rescue:{broker}", seconds=PASS_SECONDS) as free:
                 if free:
@@ -162,6 +170,15 @@ class Sessions:
             last = -math.inf
         finally:
             self._store.note_rescued(broker, last)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Raise ``BrokerUnavailable`` where the connection is lost, or there is none."""
+    try:
+        yield
+    except (OSError, ConnectionLost, OperationalError) as err:
+        raise BrokerUnavailable(f"the broker cannot be used: {type(err).__name__}") from err
 
 
 class _Look:

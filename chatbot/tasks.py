@@ -137,8 +137,11 @@ def note(self: BotTask, kind: str, severity: str, notice: dict[str, Any]) -> Non
 # Used up when they start: one that ends its worker is not begun again, the next beat asks anew.
 @shared_task(name="chatbot.close_idle_sessions", base=BotTask, bind=True, acks_late=False)
 def close_idle_sessions(self: BotTask) -> None:
-    """Close the sessions nobody used for a while."""
-    self.bot.sessions.close_idle()
+    """Close the sessions nobody used for a while. The next beat tries again."""
+    try:
+        self.bot.sessions.close_idle()
+    except Transient as err:
+        raise Discard(f"nothing closed: {err}") from err
 
 
 @shared_task(name="chatbot.rescue_sessions", base=BotTask, bind=True, acks_late=False)

@@ -10,9 +10,11 @@ import pytest
 from chatbot import embedded, sessions, topology
 from chatbot.app import Chatbot
 from chatbot.config import Settings
+from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
 from chatbot.sessions import MOST_WAITING, WAKE_AGAIN_SECONDS, Sessions
 from chatbot.store import OVERDUE_SECONDS, Store
+from tests.proxy import TcpProxy
 from tests.servers import wait_until
 from tests.system import PHONE_NUMBER_ID, System
 
@@ -56,6 +58,31 @@ def store(bot, clock):
 def rescuer(bot, store, router=None, **options):
     """Return what beat calls; sessions are soon over."""
     return Sessions(bot.celery, store, router or bot.router, idle_timeout=5, **options)
+
+
+class Gone:
+    """A broker whose connection is lost while it is used."""
+
+    def __init__(self) -> None:
+        self.control = self
+
+    def broadcast(self, *_, **__):
+        raise BrokenPipeError
+
+
+def test_a_connection_that_is_lost_during_a_pass_is_foreseen(rabbitmq, bot, store):
+    """The next pass is a moment away: nothing is raised that nobody foresaw, and no traceback logged."""
+    broker = bot.settings.broker_url
+    with TcpProxy(rabbitmq.port) as proxy:
+        celery = Chatbot(
+            bot.settings.model_copy(update={"broker_url": broker.replace(f":{rabbitmq.port}/", f":{proxy.port}/")})
+        ).celery
+        commit(store, "ana")
+        beat = Sessions(celery, store, bot.router, idle_timeout=5, clock=lambda: proxy.cut() or time.monotonic())
+        with pytest.raises(BrokerUnavailable):
+            beat.rescue()
+    with pytest.raises(BrokerUnavailable):
+        Sessions(Gone(), store, bot.router, idle_timeout=5).close_idle()
 
 
 def commit(store, user):
