@@ -282,6 +282,8 @@ class Delivery:
     def _deliver_reply(self, progress: _Progress, turn: Turn) -> bool:
         number, to = progress.claimed.number, turn.message
         if _is_hopeless(progress.claimed):
+            if self._is_all_sent(progress.claimed, turn):
+                return self._settle_done(progress)
             return self._refuse(progress, to, f"given up: {progress.claimed.runs - 1} runs of it never ended")
         try:
             self._send_parts(progress, to, turn.reply)
@@ -293,6 +295,16 @@ class Delivery:
             return self._rest(progress, err, self._pause(to, err))
         except Permanent as err:
             return self._refuse(progress, to, str(err))
+
+    def _is_all_sent(self, claimed: Claimed, turn: Turn) -> bool:
+        """Return whether nothing of a reply is left: its senders ended beside others, and a status told of its end.
+
+        Asked once only, because formatting may be what ends them.
+        """
+        if not claimed.parts or claimed.runs != _most_runs(claimed) + 1:
+            return False
+        sender = self._sender(turn.message)
+        return len(sender.plain(turn.reply) if claimed.plain else sender.compose(turn.reply)) <= claimed.parts
 
     def _wait_for_status(self, progress: _Progress, error: OutcomeUnknown) -> bool:
         """Leave the part in doubt until a status settles it, or its time is up. Raises ``_Lost``."""
@@ -557,7 +569,11 @@ def _bounded(pause: float) -> float:
     return max(0.0, min(LONGEST_REST_SECONDS, pause))
 
 
+def _most_runs(claimed: Claimed) -> int:
+    """Return how many runs of a reply may never end."""
+    return MOST_RUNS_IN_PART if claimed.parts and not claimed.plain else MOST_RUNS
+
+
 def _is_hopeless(claimed: Claimed) -> bool:
     """Return whether so many runs of it never ended that another one would not either."""
-    in_part = claimed.parts > 0 and not claimed.plain
-    return claimed.runs > (MOST_RUNS_IN_PART if in_part else MOST_RUNS)
+    return claimed.runs > _most_runs(claimed)

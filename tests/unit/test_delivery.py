@@ -617,6 +617,31 @@ def test_a_reply_that_went_out_in_part_does_not_become_plain(store, provider, st
     assert [id_ for id_, _ in buried] == ["q-a1|a2"]
 
 
+@pytest.mark.parametrize("reply", ["a", "a1|a2"])
+def test_a_reply_of_which_nothing_is_left_is_no_dead_letter_whatever_became_of_its_senders(
+    store, provider, start, gone, buried, reply
+):
+    """They may have been ended by the reply of somebody else; that all of it was sent, statuses told."""
+    commit(store, reply, "b")
+    compose, provider.compose = provider.compose, Crashing()
+    for name in range(PLAIN_RUNS):
+        crash(start(str(name)), gone, str(name))
+        if name < len(reply.split("|")):
+            assert store.report_part("ana", 1, name)
+        store.move(60)
+    provider.compose = compose
+    assert start("last").deliver("ana") == 2
+    assert provider.sent == ["b"]
+    assert buried == []
+
+
+class Crashing:
+    """What ends the process that calls it."""
+
+    def __call__(self, *_, **__):
+        raise Crash
+
+
 def test_what_nobody_foresaw_rests_and_is_given_up_after_three_runs(store, provider, delivery, outbound):
     """It leaves no claim behind, and the next reply follows."""
     commit(store, "a", "b")
