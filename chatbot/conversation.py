@@ -179,6 +179,10 @@ class Conversation:
             return self._take(begun)
         except StaleTurn:
             raise
+        except NoRoom:
+            # Nothing failed: however often it finds no room, that is no reason to give it up later.
+            self._store.release_turn(begun, waited=begun.waits == 0)
+            raise
         except Exception:
             # Whatever becomes of this message now, the user's next one need not wait.
             self._store.release_turn(begun)

@@ -268,9 +268,12 @@ class Store:
         keys = [_key(user, "conversation")]
         return bool(self._run("renew", keys, "run", "claim_until", fence, CLAIM_SECONDS))
 
-    def release_turn(self, begun: Begun) -> None:
-        """Give the right to commit back without a turn: this run ended, if not with an answer."""
-        self._run("release_turn", [_key(begun.message.user, "conversation")], begun.fence)
+    def release_turn(self, begun: Begun, *, waited: bool = True) -> None:
+        """Give the right to commit back without a turn: this run ended, if not with an answer.
+
+        ``waited`` says whether the message was given back for something that failed.
+        """
+        self._run("release_turn", [_key(begun.message.user, "conversation")], begun.fence, int(waited))
 
     def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Committed | None:
         """Write the turn and put its reply in the outbox; ``None`` if another run took over."""

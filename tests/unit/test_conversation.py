@@ -305,6 +305,26 @@ def test_a_suspect_that_finds_no_room_waits_as_long_as_it_takes(store, agent, pu
     assert (published.told, published.buried) == ([], [])
 
 
+def test_a_suspect_that_found_no_room_is_not_given_up_for_one_failure(store, agent, published, breaker, runs):
+    """To find no room is no failure, and counts as none once the model is busy for a moment."""
+    errors = [NoRoom("other suspects are being answered")] * (MAX_WAITS + 2) + [Transient("429")]
+
+    def think(message, history):
+        if errors:
+            raise errors.pop(0)
+        return message, "eco suspeita"
+
+    conversation = Conversation(store, lambda: agent, published, runs=runs, llm_tries=3, breaker=breaker, apart=think)
+    runs.liveness.gone = {"gone"}
+    never_heard_of_again(store, "suspeita", SUSPECT_ATTEMPTS - 1)
+    conversation.answer(said("oi", user="bia"))
+    while errors:
+        with pytest.raises(Transient):
+            conversation.answer(said("suspeita"))
+    assert conversation.answer(said("suspeita")).reply == "eco suspeita"
+    assert published.buried == []
+
+
 def test_a_message_whose_runs_never_end_is_given_up_even_so(conversation, agent, published, store, runs):
     runs.liveness.gone = {"gone"}
     never_heard_of_again(store, "veneno", MAX_ATTEMPTS)
