@@ -32,7 +32,7 @@ from chatbot.errors import ChannelDown, Discard, OutcomeUnknown, Permanent, TooF
 from chatbot.messages import Limits, Message, Part, Status, Turn
 from chatbot.presence import ALIVE_SECONDS, Runs
 from chatbot.retry import in_place
-from chatbot.store import DEDUPE_SECONDS, LONGEST_REST_SECONDS, LOST, WRITTEN, Busy, Claimed, Store
+from chatbot.store import DEDUPE_SECONDS, LONGEST_REST_SECONDS, LOST, WRITTEN, Busy, Claimed, Rests, Store
 
 log = structlog.get_logger(__name__)
 
@@ -244,7 +244,13 @@ class Delivery:
     def _begin(self, user: str, fence: str) -> _Progress | None:
         """Claim the next turn; ``None`` where there is none, it rests, or another run has it."""
         now = self._clock()
-        claimed = self._claim(user, fence)
+        try:
+            claimed = self._claim(user, fence)
+        except Rests as err:
+            # This wake-up may have been the only one: of those that wait, the sooner took the place of the later.
+            if err.seconds <= LONGEST_COUNTDOWN_SECONDS:
+                self._outbound.wake_sender(user, 0, countdown=err.seconds)
+            return None
         if claimed is None:
             return None
         return _Progress(claimed, claimed.parts, claimed.doubt_since is not None, now)

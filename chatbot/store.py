@@ -178,6 +178,14 @@ class Busy(Exception):
         self.look_again = look_again
 
 
+class Rests(Exception):
+    """What waits for this user is not to be tried for ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the outbox rests")
+        self.seconds = seconds
+
+
 #: The scripts of a store (``lua/``).
 _SCRIPTS = (
     "begin_turn", "commit_turn", "release_turn", "renew", "claim_delivery", "settle_delivery", "report_part",
@@ -373,16 +381,19 @@ class Store:
     def claim_delivery(
         self, user: str, *, fence: str, seconds: float = CLAIM_SECONDS, gone: str = ""
     ) -> Claimed | None:
-        """Take the user's next undelivered turn for the run ``fence``; ``None`` when all are delivered or it rests.
+        """Take the user's next undelivered turn for the run ``fence``; ``None`` when all are delivered.
 
         The claim stands for ``seconds`` unless it is renewed. ``gone`` is a run that is known to be
-        gone: what it claimed may be taken at once. Raises ``Busy`` while another run's claim stands.
+        gone: what it claimed may be taken at once. Raises ``Busy`` while another run's claim stands, ``Rests``
+        while what waits is not to be tried.
         """
         keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
         answer = self._run("claim_delivery", keys, fence, seconds, user, gone, LOOK_SECONDS, EARLY_SECONDS)
         if answer[0] == "busy":
             raise Busy(answer[1], look_again=bool(answer[2]))
-        if answer[0] in {"nothing", "rests"}:
+        if answer[0] == "rests":
+            raise Rests(float(answer[1]))
+        if answer[0] == "nothing":
             return None
         _, number, turn, parts, doubt, runs, plain, at = answer
         return Claimed(

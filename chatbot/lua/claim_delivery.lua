@@ -8,7 +8,7 @@
 -- KEYS conversation, outbox, due
 -- ARGV now, fence, seconds of the claim, user, fence of a run that is gone ('': none),
 --      seconds for which one who looks again is enough, seconds that a rest may be cut short by
--- Returns {'nothing'} | {'rests'} | {'busy', fence of who holds it, whether to look again (1 or 0)}
+-- Returns {'nothing'} | {'rests', for so many seconds} | {'busy', fence of who holds it, whether to look again (1 or 0)}
 --      | {'claimed', number, turn as JSON or '', parts already sent, in doubt since or '',
 --         runs, whether it goes out plainly (1 or 0), now}
 local now = clock(ARGV[1])
@@ -28,8 +28,9 @@ if delivered >= turns then
   redis.call('ZREM', KEYS[3], ARGV[4])
   return {'nothing'}
 end
-if tonumber(redis.call('HGET', KEYS[1], 'rests_until') or '0') > now + tonumber(ARGV[7]) then
-  return {'rests'}
+local rests = tonumber(redis.call('HGET', KEYS[1], 'rests_until') or '0') - now
+if rests > tonumber(ARGV[7]) then
+  return {'rests', tostring(rests)}
 end
 redis.call('HDEL', KEYS[1], 'rests_until', 'looked_at')
 local number = delivered + 1

@@ -848,3 +848,20 @@ def test_what_could_not_be_noted_is_written_down_as_soon_as_redis_is_back(
     delivery.deliver("ana")
     assert provider.sent == ["a", "b"]
     assert store.counts() == {}
+
+
+def test_a_wake_up_that_finds_a_rest_comes_back_when_that_is_over(store, provider, delivery, outbound):
+    """Of two that wait under one name only the sooner is kept: it may be all there is."""
+    commit(store, "a")
+    provider.script = [TooFast("131056", retry_after=10.0), TooFast("131056", retry_after=1000.0)]
+    delivery.deliver("ana")
+    outbound.woken.clear()
+    store.move(4)
+    for _ in range(3):
+        assert delivery.deliver("ana") == 0
+    assert outbound.woken == [("ana", 0, 6.0)] * 3, "in this process they are one"
+    store.move(6)
+    delivery.deliver("ana")
+    outbound.woken.clear()
+    assert delivery.deliver("ana") == 0
+    assert outbound.woken == [], "a long rest is left to rescue"

@@ -19,6 +19,7 @@ from chatbot.store import (
     WARM_UP_SLOWER,
     WRITTEN,
     Busy,
+    Rests,
     Store,
     TurnUnderWay,
     connect,
@@ -181,7 +182,9 @@ def test_a_postponed_reply_is_due_later_and_counts_as_no_run_that_never_ended(st
     assert store.settle_later(claimed, pause=30)
     assert store.due_outboxes(before=clock.now + 29) == []
     assert store.due_outboxes(before=clock.now + 30) == ["ana"]
-    assert store.claim_delivery("ana", fence="b") is None, "it rests, whoever asks"
+    with pytest.raises(Rests) as rests:
+        store.claim_delivery("ana", fence="b")
+    assert rests.value.seconds == 30, "whoever asks"
     clock.now += 30
     again = store.claim_delivery("ana", fence="b")
     assert (again.parts, again.doubt_since, again.runs) == (1, None, 1), "it was surely not sent"
