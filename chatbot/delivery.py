@@ -319,11 +319,13 @@ class Delivery:
             return False
         claimed = progress.claimed
         log.warning("delivery.in_doubt", number=claimed.number, error=str(error))
-        if not self._store.settle_doubt(claimed, pause=self._settle_seconds):
-            raise _Lost  # or it was written down after all, and only the answers were lost
+        kept = self._store.settle_doubt(claimed, pause=self._settle_seconds)
         if isinstance(error, _NotNoted) and progress.sent:  # Redis came back just now
             self._store.report_part(claimed.user, claimed.number, progress.part - 1)
-            self._outbound.wake_sender(claimed.user, claimed.number, countdown=0.0)
+            if kept:
+                self._outbound.wake_sender(claimed.user, claimed.number, countdown=0.0)
+        if not kept:
+            raise _Lost  # or it was written down after all, and only the answers were lost
         return False
 
     def _rest(self, progress: _Progress, error: Transient, pause: float) -> bool:
@@ -347,7 +349,7 @@ class Delivery:
         except Transient as err:
             return self._rest(progress, err, REST_SECONDS)
         if not self._noted(partial(self._store.settle_done, claimed)):
-            self._store.report_refused(claimed.user, claimed.number, progress.part)
+            self._noted(partial(self._store.report_refused, claimed.user, claimed.number, progress.part))
             raise _Lost
         return True
 
@@ -378,7 +380,7 @@ class Delivery:
         """Tell whoever has the claim by now of the part this run sent last. Raises ``_Lost``."""
         claimed = progress.claimed
         if progress.sent:
-            self._store.report_part(claimed.user, claimed.number, progress.part - 1)
+            self._noted(partial(self._store.report_part, claimed.user, claimed.number, progress.part - 1))
         raise _Lost
 
     def _bury_once(self, to: Message, reason: str) -> None:

@@ -703,8 +703,17 @@ def test_a_long_rest_is_no_countdown_and_has_an_end(store, provider, delivery, o
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_what_went_out_is_written_down_by_whoever_lost_the_claim(store, provider, start, gone, parts):
-    """The one that took over goes on behind it, and what was sent can be quoted."""
+def test_what_went_out_is_written_down_by_whoever_lost_the_claim(store, provider, start, gone, parts, monkeypatch):
+    """The one that took over goes on behind it, and what was sent can be quoted; also if Redis is away for a moment."""
+
+    report_part, blips = store.report_part, [Transient("Redis cannot be used")]
+
+    def report(*part):
+        if blips:
+            raise blips.pop()
+        return report_part(*part)
+
+    monkeypatch.setattr(store, "report_part", report)
     commit(store, "|".join(f"a{n}" for n in range(parts)), "b")
 
     def stuck(to, part, *, callback):
