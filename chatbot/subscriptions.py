@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
@@ -39,9 +39,11 @@ from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
 
 from chatbot import topology
-from chatbot.presence import Process
 from chatbot.router import bind_user_queue, declare_user_queue, declare_user_queues
 from chatbot.steps import SLICE, Steps
+
+if TYPE_CHECKING:
+    from chatbot.presence import Process
 
 log = structlog.get_logger(__name__)
 

@@ -7,6 +7,7 @@ and are ended by its id.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -26,7 +27,9 @@ RABBITMQ = Path("/usr/lib/rabbitmq/bin")
 RABBITMQ_ROOT = Path(os.environ.get("CHATBOT_TEST_RABBITMQ_ROOT", "/"))
 #: Below those that Linux takes for outgoing connections (from 32,768 on): one of these could have
 #: a server's port when it starts, or while it is stopped by a test.
-PORTS = range(20_000, 32_000)
+#: Tests that run side by side (pytest-xdist) draw from shares of their own.
+_SHARE, _SHARES = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 8
+PORTS = range(20_000, 32_000)[_SHARE % _SHARES :: _SHARES]
 _given: set[int] = set()
 
 
@@ -300,9 +303,14 @@ class Redis:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         command = [
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
-            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--databases", "1024",
         ]  # fmt: skip
         self._process = Process(command, log=folder / "out.log", cwd=folder)
+        self._databases = itertools.count(1)
+
+    def add_database(self) -> str:
+        """Return the URL of a database nobody else was given."""
+        return self.url.removesuffix("0") + str(next(self._databases))
 
     def start(self) -> Redis:
         """Start it and return once it answers."""

@@ -110,7 +110,7 @@ class System:
     """Web, workers, sender and beat on a given broker and store."""
 
     def __init__(
-        self, folder: Path, rabbitmq: RabbitMQ, redis: Redis, llm: StubLLM | None, *, redis_db: int = 0,
+        self, folder: Path, rabbitmq: RabbitMQ, redis: Redis, llm: StubLLM | None, *,
         env_of: Callable[[str], dict[str, str]] = lambda _: {}, **settings: Any,
     ) -> None:  # fmt: skip
         self.folder, self.rabbitmq, self.redis, self.llm = folder, rabbitmq, redis, llm
@@ -123,7 +123,7 @@ class System:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "CHATBOT_ENV": "test",
             "CHATBOT_BROKER_URL": rabbitmq.url.removesuffix("/") + self.vhost,
-            "CHATBOT_REDIS_URL": redis.url.removesuffix("0") + str(redis_db),
+            "CHATBOT_REDIS_URL": redis.add_database(),
             "CHATBOT_PORT": str(self.port),
             "CHATBOT_WHATSAPP_GRAPH_URL": f"{self.stand_in.url}/graph/v26.0",
             "CHATBOT_WHATSAPP_APP_SECRET": APP_SECRET,

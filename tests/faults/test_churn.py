@@ -60,6 +60,10 @@ def test_sessions_leave_nothing_behind(request, rabbitmq, redis_server, bot):  #
             for resource in pooled:
                 assert resource.default_channel
                 resource.release()
+        redis_pool = bot.redis.connection_pool
+        pooled = [redis_pool.get_connection() for _ in range(32)]
+        for connection in pooled:
+            redis_pool.release(connection)
         before = left_behind()
         for first in range(WAVE, sessions + WAVE, WAVE):
             wave(first, WAVE)

@@ -31,9 +31,7 @@ def test_connections_that_are_cut_again_and_again_cost_nobody_an_answer(tmp_path
     with (
         StubLLM(delay=6.0) as llm,
         TcpProxy(rabbitmq.port) as proxy,
-        System(
-            tmp_path, rabbitmq, redis_server, llm, redis_db=5, env_of=lambda name: cut if name == "worker" else {}
-        ) as system,
+        System(tmp_path, rabbitmq, redis_server, llm, env_of=lambda name: cut if name == "worker" else {}) as system,
     ):
         cut = {"CHATBOT_BROKER_URL": system.env["CHATBOT_BROKER_URL"].replace(f":{rabbitmq.port}/", f":{proxy.port}/")}
         system.start("web", "sender", "beat", "worker")
@@ -58,7 +56,7 @@ def test_connections_that_are_cut_again_and_again_cost_nobody_an_answer(tmp_path
 def test_two_crashes_of_all_workers_freeze_nobody(tmp_path, rabbitmq, redis_server):
     """Innocent messages become suspects; they are answered apart, and nobody waits behind them."""
     users, others = phones(2, 8), phones(3, 8)
-    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=5) as system:
+    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm) as system:
         released = threading.Event()
         asked = []
 
@@ -91,7 +89,7 @@ NOTICES = set(language.WAITING.values())
 def test_a_message_that_ends_its_process_ends_no_worker_for_ever(tmp_path, rabbitmq, redis_server):
     """Two workers it takes with it; the third time it runs apart, and is known for what it is."""
     poisoned, others = phones(4, 1)[0], phones(5, 6)
-    with StubLLM(delay=0.2) as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=5) as system:
+    with StubLLM(delay=0.2) as llm, System(tmp_path, rabbitmq, redis_server, llm) as system:
         killed = []
 
         def poison(call):
@@ -120,7 +118,7 @@ def test_a_message_that_ends_its_process_ends_no_worker_for_ever(tmp_path, rabbi
 def test_a_worker_that_joins_has_its_share_soon(tmp_path, rabbitmq, redis_server):
     """The first one up takes every session; one that comes later need not wait for leases to run out."""
     users = phones(6, 40)
-    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=5) as system:
+    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm) as system:
         system.start("web", "sender", "beat", "worker.1")
         post(system, users, "oi")
         for user in users:

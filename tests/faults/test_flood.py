@@ -23,7 +23,7 @@ def test_a_flood_fills_one_queue_and_is_refused_honestly(tmp_path, rabbitmq, red
             assert released.wait(60)
 
     with StubLLM() as llm, System(
-        tmp_path, rabbitmq, redis_server, llm, redis_db=7, max_waiting=ROOM, idle_timeout=4
+        tmp_path, rabbitmq, redis_server, llm, max_waiting=ROOM, idle_timeout=4
     ) as system:  # fmt: skip
         llm.script = hold_the_flooder
         system.start("web", "worker", "sender", "beat")

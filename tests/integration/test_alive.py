@@ -16,7 +16,7 @@ COMMAND = Path(sys.executable).parent / "chatbot"
 
 @pytest.mark.parametrize("kind", ["worker", "sender", "beat"])
 def test_a_process_that_hangs_fails_its_health_check_and_is_found_by_doctor(tmp_path, rabbitmq, redis_server, kind):
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=6) as system:
+    with System(tmp_path, rabbitmq, redis_server, None) as system:
 
         def run(*arguments):
             return subprocess.run(

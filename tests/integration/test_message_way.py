@@ -17,7 +17,7 @@ MESSAGES = 20
 
 def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq, redis_server):
     with StubLLM(delay=0.02) as llm, System(
-        tmp_path, rabbitmq, redis_server, llm, redis_db=1, idle_timeout=8, history_turns=3
+        tmp_path, rabbitmq, redis_server, llm, idle_timeout=8, history_turns=3
     ) as system:  # fmt: skip
         system.start("web", "worker.1", "worker.2", "sender", "beat")
         dice = random.Random(11)
@@ -63,7 +63,7 @@ def test_a_hundred_users_each_get_their_own_replies_in_order(tmp_path, rabbitmq,
 
 
 def test_the_same_webhook_twice_is_answered_once(tmp_path, rabbitmq, redis_server):
-    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=2, idle_timeout=2) as system:
+    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm, idle_timeout=2) as system:
         system.start("web", "worker", "sender", "beat")
         for _ in range(3):
             assert system.post(("5511777770001", "wamid.same", "oi")).status_code == 200

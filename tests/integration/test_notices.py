@@ -13,7 +13,7 @@ NUMBER = "100000000000001"
 
 
 def test_what_an_operator_must_hear_of_is_kept_and_listed(tmp_path, rabbitmq, redis_server):
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=7, whatsapp_phone_number_id=NUMBER) as system:
+    with System(tmp_path, rabbitmq, redis_server, None, whatsapp_phone_number_id=NUMBER) as system:
         system.start("web", "sender")
         client = connect(system.env["CHATBOT_REDIS_URL"])
         kept = Notices(client).kept

@@ -30,7 +30,7 @@ USER = "5511955550001"
 @pytest.fixture(scope="module")
 def system(tmp_path_factory, rabbitmq, redis_server):
     with System(
-        tmp_path_factory.mktemp("system"), rabbitmq, redis_server, None, redis_db=5, llm_model="offline",
+        tmp_path_factory.mktemp("system"), rabbitmq, redis_server, None, llm_model="offline",
         idle_timeout=3, env_of=lambda name: {"PYTHONPROFILEIMPORTTIME": "1"} if name == "sender" else {},
     ) as system:  # fmt: skip
         yield system.start("web", "worker", "sender", "beat")
@@ -107,7 +107,7 @@ def test_a_sender_that_sent_something_has_not_imported_crewai(system):
 
 
 def test_honcho_starts_every_process_of_the_procfile(tmp_path, rabbitmq, redis_server):
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=6, llm_model="offline", idle_timeout=1) as system:
+    with System(tmp_path, rabbitmq, redis_server, None, llm_model="offline", idle_timeout=1) as system:
         up = Process(
             [str(Path(sys.executable).with_name("honcho")), "start"], log=tmp_path / "up.log",
             env={**system.env, "FLOWER_UNAUTHENTICATED_API": "true"},

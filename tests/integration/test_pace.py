@@ -49,11 +49,11 @@ META = Plan(to_one=200, to_many=2000, per_second=80, pair_seconds=6, pair_burst=
 SHORT = Plan(to_one=60, to_many=300, per_second=100, pair_seconds=0.2, pair_burst=45)
 
 
-def send_all(folder: Path, rabbitmq: RabbitMQ, redis: Redis, plan: Plan, *, redis_db: int = 0) -> dict[str, Any]:
+def send_all(folder: Path, rabbitmq: RabbitMQ, redis: Redis, plan: Plan) -> dict[str, Any]:
     """Have two senders deliver everything; return what the stand-in saw."""
     many = [f"55219777{n:05}" for n in range(max(1, plan.to_many // 5))]
     with System(
-        folder, rabbitmq, redis, None, redis_db=redis_db,
+        folder, rabbitmq, redis, None,
         whatsapp_rate=plan.per_second, whatsapp_pair_seconds=plan.pair_seconds, whatsapp_pair_burst=plan.pair_burst,
     ) as system:  # fmt: skip
         system.stand_in.keep_rates(
@@ -104,7 +104,7 @@ def _commit(bot: Chatbot, user: str, reply: str) -> None:
 
 def test_two_senders_deliver_everything_in_order_at_the_pace_of_the_channel(tmp_path, rabbitmq, redis_server):
     """On a starved machine something may come late and be refused: it is sent again, in order."""
-    assert send_all(tmp_path, rabbitmq, redis_server, SHORT, redis_db=7)["sent"] == SHORT.to_one + SHORT.to_many
+    assert send_all(tmp_path, rabbitmq, redis_server, SHORT)["sent"] == SHORT.to_one + SHORT.to_many
 
 
 def main() -> None:

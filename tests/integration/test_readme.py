@@ -127,16 +127,16 @@ def test_make_up_needs_no_path_and_runs_twice_on_one_machine(tmp_path, rabbitmq,
     """``honcho`` finds the programs of the virtual environment, which nobody put on PATH."""
     port, other = free_port(), free_port()
 
-    def env(number, at):
+    def env(at):
         return environment(
-            tmp_path, PORT=at, FLOWER_PORT=free_port(), CHATBOT_REDIS_URL=redis_server.url[:-1] + str(number),
+            tmp_path, PORT=at, FLOWER_PORT=free_port(), CHATBOT_REDIS_URL=redis_server.add_database(),
             CHATBOT_BROKER_URL=rabbitmq.url.removesuffix("/") + rabbitmq.add_vhost(),
             FLOWER_UNAUTHENTICATED_API="true",
         )  # fmt: skip
 
     with (
-        running("make up", env(7, port), tmp_path / "one.log"),
-        running("make up", env(8, other), tmp_path / "two.log"),
+        running("make up", env(port), tmp_path / "one.log"),
+        running("make up", env(other), tmp_path / "two.log"),
     ):
         for log, at in (("one.log", port), ("two.log", other)):
             output = tmp_path / log

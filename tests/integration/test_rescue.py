@@ -207,7 +207,7 @@ def test_two_rescues_never_run_at_once(bot, store, clock):
 
 def test_a_killed_sender_is_replaced_without_beat(tmp_path, rabbitmq, redis_server):
     """Its wake-up comes back at once, finds the claim of a process that seems to live, and looks again."""
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=6, settle_timeout=1) as system:
+    with System(tmp_path, rabbitmq, redis_server, None, settle_timeout=1) as system:
         settings = Settings(
             _env_file=None, env="test", broker_url=system.env["CHATBOT_BROKER_URL"],
             redis_url=system.env["CHATBOT_REDIS_URL"],

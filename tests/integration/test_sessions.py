@@ -499,7 +499,7 @@ def test_a_worker_at_its_cap_makes_room_for_new_users(rabbitmq, redis_server):
 
 
 def test_a_worker_at_its_cap_leaves_new_users_to_others(tmp_path, rabbitmq, redis_server):
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=6, llm_model="offline", max_sessions=5) as system:
+    with System(tmp_path, rabbitmq, redis_server, None, llm_model="offline", max_sessions=5) as system:
         system.start("worker.1", "worker.2")
         bot = Chatbot(Settings(_env_file=None, broker_url=system.env["CHATBOT_BROKER_URL"], redis_url=redis_server.url))
         for n in range(10):
@@ -863,7 +863,7 @@ def test_sessions_spread_over_a_worker_that_joins(tmp_path, rabbitmq, redis_serv
     from tests.stub_llm import StubLLM
 
     users = [f"55118888{n:05}" for n in range(12)]
-    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=3) as system:
+    with StubLLM() as llm, System(tmp_path, rabbitmq, redis_server, llm) as system:
         urls = {name: system.env[f"CHATBOT_{name.upper()}"] for name in ("broker_url", "redis_url")}
         bot = chatbot(rabbitmq, redis_server, **urls)
         bot.store._redis.flushdb()
@@ -894,7 +894,7 @@ def test_sessions_move_on_a_warm_shutdown_and_after_a_kill(tmp_path, rabbitmq, r
     """Waiting messages go on at another worker, without a new message."""
     from tests.stub_llm import StubLLM
 
-    with StubLLM(delay=1.0) as llm, System(tmp_path, rabbitmq, redis_server, llm, redis_db=3, idle_timeout=5) as system:
+    with StubLLM(delay=1.0) as llm, System(tmp_path, rabbitmq, redis_server, llm, idle_timeout=5) as system:
         system.start("web", "sender", "worker.1", "beat")
         users = [f"55119999{n:05}" for n in range(8)]
         texts = [f"m{n}" for n in range(30)]

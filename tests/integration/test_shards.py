@@ -30,7 +30,7 @@ def test_users_are_served_by_the_broker_of_theirs_and_one_that_is_down_costs_no_
         shards = {"CHATBOT_BROKER_SHARDS": f"{there},{system.env['CHATBOT_BROKER_URL']}"}
         return shards | ({"CHATBOT_BROKER_URL": there} if name.endswith(".2") else {})
 
-    with System(tmp_path, rabbitmq, redis_server, None, redis_db=9, llm_model="offline", env_of=env_of) as system:
+    with System(tmp_path, rabbitmq, redis_server, None, llm_model="offline", env_of=env_of) as system:
         here = system.env["CHATBOT_BROKER_URL"]
         names = {name_of(url): url for url in (here, there)}
         theirs = [user for user in USERS if names[choose(user, names)] == there]

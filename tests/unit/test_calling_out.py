@@ -7,6 +7,7 @@ import json
 import logging
 import traceback
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,20 +242,22 @@ def test_nothing_that_an_answer_quotes_is_in_an_error_or_a_log(name, capfd):
         answer(body, status=status, head=f"{head}Connection: close\r\n")
         for status, head, body in (*_refusals(), *_answers())
     ]
-    waiting = iter(answers)
+    waiting = deque(answers)
 
     def serve(connection: Connection) -> None:
         connection.request()
-        connection.send(next(waiting))
+        connection.send(waiting.popleft())
 
     with logged(capfd) as lines, serving(after_the_first_question(call, serve)) as (port, _):
-        for _ in answers:
+        for _ in range(len(answers) + 20):  # a call whose time is up before it is heard takes no answer
+            if not waiting:
+                break
             try:
                 call.make(port)
             except ChatbotError as error:
                 failed += 1
                 assert_silent(error)
-    assert not list(waiting), "each was given"
+    assert not waiting, "each was given"
     assert failed >= len(answers) - 20, "most are errors"
     assert CPF not in str(lines)
 
