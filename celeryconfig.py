@@ -1,6 +1,6 @@
 """Celery's settings: data only. Addresses and limits come from ``CHATBOT_`` variables."""
 
-from chatbot.topology import HOUSEKEEPING, HOUSEKEEPING_QUEUE, OPEN_QUEUE, SEND_QUEUE
+from chatbot.broker.topology import HOUSEKEEPING, HOUSEKEEPING_QUEUE, OPEN_QUEUE, SEND_QUEUE
 
 # Every queue is known beforehand or opened by the router; a typo creates none.
 task_queues = (OPEN_QUEUE, HOUSEKEEPING_QUEUE, SEND_QUEUE)
@@ -43,4 +43,4 @@ enable_utc = True
 timezone = "UTC"
 
 # The schedule is the same at each start: nothing of it is kept in a file.
-beat_scheduler = "chatbot.beat:Scheduler"
+beat_scheduler = "chatbot.sessions.beat:Scheduler"

@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from celery import Celery, signals
 
-from chatbot import config, tls, topology
-from chatbot.connection import Connection
-from chatbot.contacts import Names
+from chatbot import config, tls
+
+from chatbot.broker import topology
+from chatbot.broker.internals.connection import Connection
+from chatbot.identity import Names
 from chatbot.errors import Permanent
-from chatbot.library_logs import OneLine
-from chatbot.router import Router
-from chatbot.shards import ShardedRouter, sharded
+from chatbot.observability.library_logs import OneLine
+from chatbot.broker.router import Router
+from chatbot.broker.sharding import ShardedRouter, sharded
 
 if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
-    from chatbot.agent import CrewAgent
-    from chatbot.channels import Channel, Sender
-    from chatbot.conversation import Conversation
-    from chatbot.delivery import Delivery
-    from chatbot.media import MediaReader
+    from chatbot.agent.crew import CrewAgent
+    from chatbot.channels.protocols import Channel, Sender
+    from chatbot.conversation.turn import Conversation
+    from chatbot.delivery.sender import Delivery
+    from chatbot.conversation.media import MediaReader
     from chatbot.messages import Message
-    from chatbot.notices import Notices
-    from chatbot.presence import Presence, Redeliveries, Runs
-    from chatbot.quarantine import Quarantine
-    from chatbot.sessions import Sessions
+    from chatbot.store.notices import Notices
+    from chatbot.store.presence import Presence, Redeliveries, Runs
+    from chatbot.conversation.quarantine import Quarantine
+    from chatbot.sessions.housekeeping import Sessions
     from chatbot.simulator import Simulator
-    from chatbot.store import Store
+    from chatbot.store.turns import Store
 
 
 class Chatbot:
@@ -75,7 +77,7 @@ class Chatbot:
     @cached_property
     def store(self) -> Store:
         """Conversations in Redis."""
-        from chatbot.store import Store
+        from chatbot.store.turns import Store
 
         return Store(
             self.redis,
@@ -87,50 +89,50 @@ class Chatbot:
     @cached_property
     def redis(self) -> Any:
         """The client of Redis, which all stores share."""
-        from chatbot.redis_client import connect
+        from chatbot.store.client import connect
 
         return connect(self.settings.redis_url, tls=tls.of_redis(self.settings))
 
     @cached_property
     def presence(self) -> Presence:
         """Tells the other processes that this one lives."""
-        from chatbot.presence import Presence
+        from chatbot.store.presence import Presence
 
         return Presence(self.redis)
 
     @cached_property
     def runs(self) -> Runs:
         """The runs of this process, by their fencing tokens."""
-        from chatbot.presence import Runs
+        from chatbot.store.presence import Runs
 
         return Runs(self.presence.id, self.presence)
 
     @cached_property
     def redeliveries(self) -> Redeliveries:
         """Counts the processes that ended under one task."""
-        from chatbot.presence import Redeliveries
+        from chatbot.store.presence import Redeliveries
 
         return Redeliveries(self.redis, self.runs)
 
     @cached_property
     def notices(self) -> Notices:
         """What providers told beside messages, for an operator."""
-        from chatbot.notices import Notices
+        from chatbot.store.notices import Notices
 
         return Notices(self.redis)
 
     @cached_property
     def agent(self) -> CrewAgent:
         """The CrewAI agent; importing it takes seconds."""
-        from chatbot.agent import from_settings
+        from chatbot.agent.crew import from_settings
 
         return from_settings(self.settings, redis=self.redis)
 
     @cached_property
     def conversation(self) -> Conversation:
         """Takes turns."""
-        from chatbot.breaker import Breaker
-        from chatbot.conversation import Conversation
+        from chatbot.resilience.breaker import Breaker
+        from chatbot.conversation.turn import Conversation
 
         breaker = Breaker(failures=self.settings.breaker_failures, rest=self.settings.breaker_rest)
         return Conversation(
@@ -147,14 +149,14 @@ class Chatbot:
     @cached_property
     def quarantine(self) -> Quarantine:
         """Answers what may have ended its worker, in processes of its own."""
-        from chatbot.quarantine import Quarantine
+        from chatbot.conversation.quarantine import Quarantine
 
         return Quarantine(self.settings)
 
     @cached_property
     def media_reader(self) -> MediaReader:
         """Reads the voice notes and images people send."""
-        from chatbot.media import MediaReader, transcriber
+        from chatbot.conversation.media import MediaReader, transcriber
 
         return MediaReader(
             self._download,
@@ -172,7 +174,7 @@ class Chatbot:
     @cached_property
     def delivery(self) -> Delivery:
         """Delivers replies."""
-        from chatbot.delivery import Delivery
+        from chatbot.delivery.sender import Delivery
 
         return Delivery(
             self.store,
@@ -186,21 +188,21 @@ class Chatbot:
     @cached_property
     def sessions(self) -> Sessions:
         """Closes and rescues sessions."""
-        from chatbot.sessions import Sessions
+        from chatbot.sessions.housekeeping import Sessions
 
         return Sessions(self.celery, self.store, self.router, idle_timeout=self.settings.idle_timeout)
 
     @cached_property
     def channels(self) -> dict[str, Channel]:
         """The channels in use, by the name messages carry."""
-        from chatbot.channels import build
+        from chatbot.channels.protocols import build
 
         return {name: build(name, self.settings) for name in self.settings.channels}
 
     @cached_property
     def senders(self) -> dict[str, Sender]:
         """The ways out: every channel, and the shell, which is no way in."""
-        from chatbot.channels.shell import Shell
+        from chatbot.channels.null import Shell
 
         return {**self.channels, "shell": Shell()}
 
@@ -257,15 +259,15 @@ def from_environment() -> Chatbot:
 class _App(Celery):
     @cached_property
     def Beat(self) -> Any:  # noqa: N802  # as Celery calls it
-        return self.subclass_with_self("chatbot.beat:Beat")
+        return self.subclass_with_self("chatbot.sessions.beat:Beat")
 
 
 def _celery(settings: config.Settings) -> Celery:
-    import chatbot.shell
+    import chatbot.ops.shell
     import chatbot.tasks  # noqa: F401  # registers tasks with every app
-    from chatbot.heartbeat import Heartbeat, Pulse
-    from chatbot.subscriptions import Subscriptions
-    from chatbot.task_events import TaskEvents
+    from chatbot.sessions.heartbeat import Heartbeat, Pulse
+    from chatbot.sessions.bootstep import Subscriptions
+    from chatbot.broker.internals.task_events import TaskEvents
 
     app = _App("chatbot")
     app.config_from_object("celeryconfig")

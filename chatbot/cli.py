@@ -32,7 +32,7 @@ def main() -> None:
 @main.command()
 def demo() -> None:
     """Run everything in one process on embedded parts, with a page to chat on."""
-    from chatbot.demo import run
+    from chatbot.demo.run import run
 
     run()
 
@@ -100,7 +100,7 @@ def show_settings() -> None:
 def notices(*, kind: str | None, limit: int, as_json: bool) -> None:
     """List what WhatsApp told beside messages, newest last, without what people wrote."""
     from chatbot.app import from_environment
-    from chatbot.notices import line
+    from chatbot.store.notices import line
 
     with _told():
         found = [n for n in from_environment().notices.kept() if kind in (None, n.kind)]

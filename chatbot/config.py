@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from chatbot.channels import CHANNELS
+from chatbot.channels.protocols import CHANNELS
 
 PREFIX = "CHATBOT_"
 #: What the tests read beside it.

@@ -3,7 +3,7 @@
 In come a service's name, its headers and its bounds; out go answers, or one of our errors.
 Promises: a call is over after ``timeout`` seconds with all that belongs to it (waiting for a
 connection, connecting, sending, every read), an answer is bounded while it is read
-(``transport.py``), and no error says more than the classes of what failed: the texts of the
+(``resilience/deadline.py``), and no error says more than the classes of what failed: the texts of the
 libraries hold what the other side wrote, addresses with tokens, and our own keys.
 
 httpx is imported by the first call: the webhook makes none.
@@ -38,7 +38,7 @@ def client(
     """
     import httpx
 
-    from chatbot.transport import Transport
+    from chatbot.resilience.deadline import Transport
 
     return httpx.Client(
         transport=Transport(timeout=timeout, max_bytes=max_bytes),
@@ -101,7 +101,7 @@ class Service:
         """
         import httpx
 
-        from chatbot.transport import AnswerTooLong
+        from chatbot.resilience.deadline import AnswerTooLong
 
         try:
             yield

@@ -1,6 +1,6 @@
 """What Celery calls: each task translates its arguments and lets a stage do the work.
 
-The names are a wire format; ``router.py`` publishes them.
+The names are a wire format; ``broker/router.py`` publishes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery.exceptions import Reject
 
 from chatbot.errors import Discard, Permanent, Transient
 from chatbot.messages import Message, Notice, Status
-from chatbot.router import ANSWER, MARK_READ, NOTE, NOTIFY, REPORT, SEND
+from chatbot.broker.router import ANSWER, MARK_READ, NOTE, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
@@ -69,10 +69,10 @@ class Routed(BotTask):
     """A task whose queue is its user's: however it is called, it goes through the router."""
 
     abstract = True
-    put_back_pause = 0.0  # its session pauses, and no thread with it (``subscriptions.py``)
+    put_back_pause = 0.0  # its session pauses, and no thread with it (``sessions/bootstep.py``)
 
     def _redelivery(self) -> AbstractContextManager[int]:
-        """Count nothing: a turn counts its own runs, and its author is told (``conversation.py``)."""
+        """Count nothing: a turn counts its own runs, and its author is told (``conversation/turn.py``)."""
         return nullcontext(0)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **_: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import httpx
 
-from chatbot.store import COUNTS
+from chatbot.store.turns import COUNTS
 from tests.servers import PYTHON, ROOT, Process, RabbitMQ, Redis, accepts, free_port, wait_until
 from tests.stub_llm import StubLLM
 

@@ -11,9 +11,11 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 from amqp.exceptions import NotFound
 
-from chatbot import tls, topology
+from chatbot import tls
+
+from chatbot.broker import topology
 from chatbot.errors import BrokerRefused, ChatbotError
-from chatbot.fill_level import NEARLY_FULL
+from chatbot.broker.fill_level import NEARLY_FULL
 from chatbot.ops.finding import TIMEOUT, Finding, hint
 
 if TYPE_CHECKING:

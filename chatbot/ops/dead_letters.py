@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.errors import BrokerUnavailable, ChatbotError, QueueFull
 from chatbot.messages import Media, Message
-from chatbot.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
+from chatbot.broker.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
-    from chatbot.router import Router
-    from chatbot.shards import ShardedRouter
+    from chatbot.broker.router import Router
+    from chatbot.broker.sharding import ShardedRouter
 
 UNREADABLE = "unreadable"
 NOT_REPLAYABLE = "only answer and send letters can be replayed"

@@ -15,7 +15,7 @@ import httpx
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.config import secret
 from chatbot.errors import ChatbotError
 from chatbot.ops import broker_checks, process_checks, redis_checks
@@ -63,7 +63,7 @@ def examine(bot: Chatbot) -> list[Finding]:
 def _agent(bot: Chatbot) -> Finding:
     if bot.settings.agent_file is None:
         return Finding("agent", True, "its texts are those of the settings")
-    from chatbot.agent import persona  # CrewAI comes with it, which takes seconds
+    from chatbot.agent.crew import persona  # CrewAI comes with it, which takes seconds
 
     persona(bot.settings)
     return Finding("agent", True, f"{bot.settings.agent_file} has its texts")
@@ -135,7 +135,7 @@ def _whatsapp(bot: Chatbot) -> Finding:
 
 
 def _evolution(bot: Chatbot) -> Finding:
-    from chatbot.channels.evolution import webhook_trouble
+    from chatbot.channels.evolution.channel import webhook_trouble
 
     settings = bot.settings
     assert settings.evolution_api_key is not None  # settings that name the channel have it

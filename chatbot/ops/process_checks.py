@@ -1,7 +1,7 @@
 """What the processes tell of themselves: ``chatbot doctor`` on all of them, ``chatbot alive`` on one.
 
 In comes a chatbot, out go findings. Workers, senders and beat say every second that they live
-(``presence.py``), how far their clock is off, and whether their main loop comes round.
+(``store/presence.py``), how far their clock is off, and whether their main loop comes round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from chatbot.ops.finding import Finding, hint
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
-    from chatbot.presence import Process
+    from chatbot.store.presence import Process
 
 #: What there has to be, and what is missing where there is none.
 KINDS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatbot.errors import ChatbotError, Transient
 from chatbot.ops.finding import Finding
-from chatbot.redis_client import reachable
+from chatbot.store.client import reachable
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot

@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Celery:
     if name == "bare":
         return _bare(tally)
     from chatbot.app import from_environment
-    from chatbot.router import ANSWER
+    from chatbot.broker.router import ANSWER
 
     signals.task_postrun.connect(lambda task, **_: tally.count() if task.name == ANSWER else None, weak=False)
     return from_environment().celery

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import httpx
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.config import DEFAULT_BACKSTORY, DEFAULT_GOAL, DEFAULT_ROLE, Settings
 from chatbot.messages import Message
 from tests.benchmarks import slow_llm

@@ -12,7 +12,7 @@ import redis
 from celery import signals
 from kombu import Queue
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.app import from_environment
 from chatbot.messages import Message
 from tests.benchmarks.workers import BEGAN, PROBE, STATIC, Tally

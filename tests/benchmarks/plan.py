@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, fields
 
 from chatbot.config import Settings
-from chatbot.store import DEDUPE_SECONDS, QUOTED_SECONDS
+from chatbot.store.turns import DEDUPE_SECONDS, QUOTED_SECONDS
 from tests.benchmarks.bench import table
 
 GIB = 1024.0**2  # KiB in one
@@ -34,7 +34,7 @@ class Costs:
     status_cpu: float = 1.7  # a POST with a status (`ONLY=webhook`) …
     report_post_cpu: float = 2.1  # … and with one that is passed on to the sender (`ONLY=webhook`)
     statuses: int = 3  # of a reply: sent, delivered, read …
-    reports: int = 2  # … of which these are passed on (`SETTLING` in chatbot/webhook.py)
+    reports: int = 2  # … of which these are passed on (`SETTLING` in chatbot/web/webhook.py)
     turn_cpu: float = 9.7  # a turn in the worker, with CrewAI (`ONLY=llm_bound`)
     read_cpu: float = 3.0  # to mark a message as read, in the sender (`ONLY=send`)
     send_cpu: float = 4.3  # a reply of one part (`ONLY=send`)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from celery import Celery
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.messages import Message
 from tests.benchmarks.asking import publisher
 from tests.benchmarks.bench import Bench, note

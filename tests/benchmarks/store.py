@@ -1,6 +1,6 @@
 """What a conversation takes of Redis: memory of what is kept, and the processor's time of a call.
 
-Turns are committed and delivered as in ``conversation.py`` and ``delivery.py``, without agent and
+Turns are committed and delivered as in ``conversation/turn.py`` and ``delivery/sender.py``, without agent and
 channel; texts of 60 and replies of 200 characters. Users with many turns against users with one
 tell what a user keeps and what each message adds (kept for days, so that it is known when it is
 delivered again or quoted).
@@ -14,7 +14,7 @@ import redis
 
 from chatbot.config import Settings
 from chatbot.messages import Message
-from chatbot.store import Store, connect
+from chatbot.store.turns import Store, connect
 from tests.benchmarks.bench import Bench, Figures, table
 from tests.benchmarks.plan import RATE, Costs
 

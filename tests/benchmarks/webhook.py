@@ -1,6 +1,6 @@
 """The webhook under gunicorn against the thinnest Flask view that checks the HMAC and publishes once.
 
-Both under the settings of ``chatbot/serving.py``, with two processes of eight threads. Ours
+Both under the settings of ``chatbot/web/serving.py``, with two processes of eight threads. Ours
 has the sessions of 100 users live; whatever arrives, on either side, is taken off its queue
 and thrown away. The load comes from one more process of this machine, the same for both. What the
 plan (``plan.py``) needs of the processor's time is measured at a rate that web can take with ease.
@@ -22,8 +22,8 @@ from pathlib import Path
 import httpx
 import kombu
 
-from chatbot import topology
-from chatbot.router import bind_user_queue, declare_user_queue
+from chatbot.broker import topology
+from chatbot.broker.router import bind_user_queue, declare_user_queue
 from chatbot.simulator.webhooks import status_body
 from tests.benchmarks.bench import Bench, Figures, percentile, ratio, table
 from tests.benchmarks.plan import CALLS_A_SECOND
@@ -135,10 +135,10 @@ def webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
                 declare_user_queue(channel, topology.queue_name(user), bot.queue_arguments)
                 bind_user_queue(channel, topology.queue_name(user))
         queues = [QUEUE, topology.SEND, *map(topology.queue_name, USERS)]
-        gunicorn = [str(Path(sys.executable).parent / "gunicorn"), "-c", "python:chatbot.serving"]
+        gunicorn = [str(Path(sys.executable).parent / "gunicorn"), "-c", "python:chatbot.web.serving"]
         drain = [sys.executable, "-m", "tests.benchmarks.drain", bench.rabbitmq.url]
         commands = {
-            OURS: [*gunicorn, "chatbot.webhook:create_app()"],
+            OURS: [*gunicorn, "chatbot.web.webhook:create_app()"],
             THIN: [*gunicorn, "tests.benchmarks.thin:app"],
             "drain": [*drain, *queues],
         }

@@ -34,7 +34,7 @@ from typing import Any
 
 import kombu
 
-from chatbot.presence import CLAIM_SECONDS
+from chatbot.store.presence import CLAIM_SECONDS
 from tests.faults.faults import AHEAD_SECONDS, LONG, WEIGHTS, Faults, Happened
 from tests.faults.load import Load
 from tests.faults.model import asked

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chatbot.messages import Message
-from chatbot.subscriptions import Session, Subscriptions
+from chatbot.sessions.bootstep import Session, Subscriptions
 from tests.integration.test_sessions import bot, close_all, serving  # noqa: F401  # bot is a fixture
 from tests.servers import wait_until
 

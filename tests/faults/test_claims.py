@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 
-from chatbot import language
+from chatbot import texts
 from tests.proxy import TcpProxy
 from tests.servers import process_at, wait_until
 from tests.stub_llm import StubLLM
@@ -83,7 +83,7 @@ def test_two_crashes_of_all_workers_freeze_nobody(tmp_path, rabbitmq, redis_serv
         assert system.waiting("chat.dead") == 0
 
 
-NOTICES = set(language.WAITING.values())
+NOTICES = set(texts.WAITING.values())
 
 
 def test_a_message_that_ends_its_process_ends_no_worker_for_ever(tmp_path, rabbitmq, redis_server):
@@ -107,7 +107,7 @@ def test_a_message_that_ends_its_process_ends_no_worker_for_ever(tmp_path, rabbi
             system.start("worker")
             post(system, others, f"oi {n}")
         [apology] = system.wait_replies(poisoned, 1)
-        assert apology in language.APOLOGY.values()
+        assert apology in texts.APOLOGY.values()
         assert len(set(killed)) == len(killed) == 3
         assert system.processes["worker"].alive, "the third process was none of its own"
         for user in others:

@@ -23,14 +23,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from chatbot.breaker import Breaker
-from chatbot.contacts import Names
-from chatbot.conversation import Conversation
-from chatbot.delivery import Delivery
+from chatbot.resilience.breaker import Breaker
+from chatbot.identity import Names
+from chatbot.conversation.turn import Conversation
+from chatbot.delivery.sender import Delivery
 from chatbot.errors import OutcomeUnknown, TooFast, Transient
 from chatbot.messages import Message, Part, Turn
-from chatbot.presence import Runs
-from chatbot.store import Store, connect
+from chatbot.store.presence import Runs
+from chatbot.store.turns import Store, connect
 from tests.faults import test_promises
 from tests.faults.test_promises import Clock, Crash, Steps
 

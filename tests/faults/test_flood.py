@@ -6,7 +6,7 @@ import threading
 
 import kombu
 
-from chatbot import language
+from chatbot import texts
 from tests.servers import wait_until
 from tests.stub_llm import StubLLM
 from tests.system import System
@@ -41,13 +41,13 @@ def test_a_flood_fills_one_queue_and_is_refused_honestly(tmp_path, rabbitmq, red
         for user in OTHERS:
             assert system.wait_replies(user, 1) == ["eco: oi"]
         assert system.user_queues()[f"chat.{FLOODER}"][0] == MESSAGES - refused, "all this while the flood waits"
-        assert system.wait_replies(FLOODER, 1) == [language.TOO_MANY["pt"]]
+        assert system.wait_replies(FLOODER, 1) == [texts.TOO_MANY["pt"]]
         wait_until(lambda: system.store_counts().get("notice_too_many") == refused, what="each refusal counted")
 
         released.set()
         told, *replies = system.wait_replies(FLOODER, MESSAGES - refused + 1)
         taken = [reply.removeprefix("eco: ") for reply in replies]
-        assert told == language.TOO_MANY["pt"], "told once"
+        assert told == texts.TOO_MANY["pt"], "told once"
         assert taken == sorted(taken, key=texts.index)
         assert set(taken) | set(_dead(system)) == set(texts), "nothing is lost"
         wait_until(lambda: not system.user_queues(), seconds=40, what="idle queues gone")

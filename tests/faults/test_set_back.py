@@ -25,13 +25,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatbot.breaker import Breaker
-from chatbot.conversation import Conversation
-from chatbot.delivery import LOOK_AGAIN_SECONDS, Delivery
+from chatbot.resilience.breaker import Breaker
+from chatbot.conversation.turn import Conversation
+from chatbot.delivery.sender import LOOK_AGAIN_SECONDS, Delivery
 from chatbot.errors import Transient
 from chatbot.messages import Message, Part
-from chatbot.presence import ALIVE_SECONDS, CLAIM_SECONDS, Runs
-from chatbot.store import OVERDUE_SECONDS, Store
+from chatbot.store.presence import ALIVE_SECONDS, CLAIM_SECONDS, Runs
+from chatbot.store.turns import OVERDUE_SECONDS, Store
 from tests.faults import test_promises
 from tests.faults.test_promises import SETTLE_SECONDS, USERS, Clock, Crash, Steps
 

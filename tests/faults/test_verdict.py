@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from chatbot import language
+from chatbot import texts
 from tests.faults.replies import BODIES, LONG, heavy, hostile, marks
 from tests.faults.rollback import Forgotten
 from tests.faults.verdict import Done, judge
@@ -15,7 +15,7 @@ from tests.stub_llm import Call
 
 PHONE = "5511900000001"
 TEXTS = [f"u00001-m0000{n} bom dia" for n in range(4)]
-APOLOGY = language.APOLOGY["pt"]
+APOLOGY = texts.APOLOGY["pt"]
 
 
 def call(number, *said):
@@ -45,7 +45,7 @@ def ids(*numbers):
 
 
 def test_nothing_is_wrong_with_a_good_run():
-    items = [sent(1, echo(0, 1)), {**sent(0, language.WAITING["pt"]), "callback": ""}, sent(2, echo(1, 2))]
+    items = [sent(1, echo(0, 1)), {**sent(0, texts.WAITING["pt"]), "callback": ""}, sent(2, echo(1, 2))]
     assert figures(items, calls(2)) == {"told_to_wait": 1}
 
 

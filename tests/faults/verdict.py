@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from chatbot import language
+from chatbot import texts
 from tests.faults.model import texts_of
 from tests.faults.replies import marks
 from tests.faults.rollback import Forgotten
 from tests.stub_llm import Call
 
-NOTICES = {*language.WAITING.values(), *language.TOO_MANY.values()}
-APOLOGIES = set(language.APOLOGY.values())
+NOTICES = {*texts.WAITING.values(), *texts.TOO_MANY.values()}
+APOLOGIES = set(texts.APOLOGY.values())
 
 _ECHO = re.compile(r"eco: ([^\n]*) #(\d+)(?:\n|$)")
 _WHO = re.compile(r"\bu\d{5}-")

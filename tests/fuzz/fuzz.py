@@ -35,11 +35,11 @@ import structlog
 from flask.testing import FlaskClient
 
 from chatbot.app import Chatbot
-from chatbot.channels.lenient import LONGEST_ID, LONGEST_NAME
+from chatbot.channels.json_fields import LONGEST_ID, LONGEST_NAME
 from chatbot.config import Settings
 from chatbot.errors import BadPayload, BadSignature
 from chatbot.messages import Message
-from chatbot.webhook import MAX_BODY_BYTES, create_app
+from chatbot.web.webhook import MAX_BODY_BYTES, create_app
 from tests.fuzz import replies
 from tests.fuzz.grammar import Body, build
 from tests.fuzz.router import Router

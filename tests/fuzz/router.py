@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.messages import Message, Notice, Status
 
 
 class Router:
-    """Plays ``chatbot.router.Router`` for the webhook."""
+    """Plays ``chatbot.broker.router.Router`` for the webhook."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

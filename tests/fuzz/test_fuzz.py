@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.channels.cloud_notices import FIELDS
-from chatbot.channels.evolution import Evolution
+from chatbot.channels.cloud.notices import FIELDS
+from chatbot.channels.evolution.channel import Evolution
 from chatbot.messages import Part
-from chatbot.webhook import MAX_BODY_BYTES
+from chatbot.web.webhook import MAX_BODY_BYTES
 from tests.fuzz import replies
 from tests.fuzz.fuzz import Target, check, check_messages, run_replies
 from tests.fuzz.grammar import ODD, RAW, Body, good_entry, with_raw

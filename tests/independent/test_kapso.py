@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
-from chatbot.channels.cloud_payload import parse
+from chatbot.channels.cloud.payload import parse
 from chatbot.simulator import Simulator, create_app
 from chatbot.simulator.faults import Fault
 from tests import npm

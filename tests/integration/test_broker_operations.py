@@ -16,12 +16,12 @@ import pytest
 from kombu.exceptions import OperationalError
 from structlog.testing import capture_logs
 
-from chatbot import topology
+from chatbot.broker import topology
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message, Status
-from chatbot.webhook import create_app
+from chatbot.web.webhook import create_app
 from tests.integration.test_dead_letters import in_order
 from tests.integration.test_sessions import chatbot
 from tests.proxy import TcpProxy
@@ -229,7 +229,7 @@ def test_a_beat_whose_clock_is_a_minute_behind_is_heard(tmp_path, url, bot):
 
 def test_housekeeping_that_ends_its_worker_is_not_delivered_again(tmp_path, rabbitmq, vhost, url, bot):
     hangs = (
-        "import sys, threading; from chatbot.sessions import Sessions;"
+        "import sys, threading; from chatbot.sessions.housekeeping import Sessions;"
         "Sessions.close_idle = lambda self: (print('HANGS', flush=True), threading.Event().wait());"
         "from celery.__main__ import main;"
         f"sys.argv = ['celery', *{[*WORKER[2:], 'housekeeping']!r}]; main()"

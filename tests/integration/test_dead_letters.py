@@ -17,7 +17,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot import app, cli, topology
+from chatbot import app, cli
+
+from chatbot.broker import topology
 from chatbot.cli import main
 from chatbot.errors import Permanent
 from chatbot.messages import Media, Message

@@ -12,12 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from crewai.tools import BaseTool
 
-from chatbot import language
-from chatbot.agent import CrewAgent, Persona, from_settings
-from chatbot.breaker import Breaker
+from chatbot import texts
+from chatbot.agent.crew import CrewAgent, Persona, from_settings
+from chatbot.resilience.breaker import Breaker
 from chatbot.config import Settings
 from chatbot.errors import CircuitOpen, ModelTimeout, NoRoom, Permanent, ServiceDown, Transient
-from chatbot.llm import build
+from chatbot.agent.models import build
 from chatbot.messages import Message, Turn
 from tests.stub_llm import SERVERS, StubLLM, completion
 
@@ -172,9 +172,9 @@ def test_the_prompt_begins_as_it_did_where_the_context_is_what_is_short():
 # -- what a model is shown -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("reply", [language.APOLOGY["pt"], language.WAITING["en"], language.UNSEEN["es"]])
+@pytest.mark.parametrize("reply", [texts.APOLOGY["pt"], texts.WAITING["en"], texts.UNSEEN["es"]])
 def test_what_the_system_says_is_not_shown_as_the_models_words(agent, llm, reply):
-    failure = "Permanent: x" if reply == language.APOLOGY["pt"] else ""
+    failure = "Permanent: x" if reply == texts.APOLOGY["pt"] else ""
     history = [turn(1, "oi", "olá"), turn(2, "abrem domingo?", reply, failure)]
     agent.reply(said("conseguiu ver?"), history)
     [call] = llm.calls
@@ -184,7 +184,7 @@ def test_what_the_system_says_is_not_shown_as_the_models_words(agent, llm, reply
 
 
 def test_what_is_asked_again_is_shown_once(agent, llm):
-    history = [turn(1, "abrem domingo?", language.APOLOGY["pt"], "Transient: x")]
+    history = [turn(1, "abrem domingo?", texts.APOLOGY["pt"], "Transient: x")]
     agent.reply(said("abrem domingo?", id_="m1"), history)
     assert llm.calls[0].said == ["abrem domingo?"]
 
@@ -273,10 +273,10 @@ FILTERED = {
 @pytest.mark.parametrize("name", FILTERED)
 def test_a_content_filters_refusal_is_an_answer(agent, llm, name):
     llm.script = lambda _: FILTERED[name]
-    assert agent.reply(said("Hello, what is the price?"), []) == language.REFUSED["en"]
-    assert agent.reply(said("quanto custa?"), []) == language.REFUSED["pt"]
+    assert agent.reply(said("Hello, what is the price?"), []) == texts.REFUSED["en"]
+    assert agent.reply(said("quanto custa?"), []) == texts.REFUSED["pt"]
     llm.script = None
-    agent.reply(said("e o bolo?"), [turn(1, "quanto custa?", language.REFUSED["pt"])])
+    agent.reply(said("e o bolo?"), [turn(1, "quanto custa?", texts.REFUSED["pt"])])
     assert llm.calls[-1].said == ["e o bolo?"], "what was refused is not shown again"
 
 
@@ -474,7 +474,7 @@ def test_a_server_that_does_not_end_is_not_read_to_its_end():
 
 
 def test_a_timeout_is_not_repeated_in_place():
-    from chatbot.retry import in_place
+    from chatbot.resilience.retry import in_place
 
     with Dripping(0.2) as llm:
         agent, asked = agent_for(llm, llm_timeout=0.5), []

@@ -20,7 +20,7 @@ from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.messages import Message
 from chatbot.ops.doctor import examine
-from chatbot.presence import Presence
+from chatbot.store.presence import Presence
 from tests.servers import PYTHON, ROOT, Process, free_port, wait_until
 from tests.system import System
 
@@ -102,7 +102,7 @@ def test_a_sender_that_sent_something_has_not_imported_crewai(system):
     system.post((USER, "wamid.imports", "oi"))
     wait_until(lambda: system.replies(USER), what="reply")
     imported = {line.split("|")[-1].strip() for line in system.processes["sender"].output().splitlines()}
-    assert "chatbot.delivery" in imported, "the sender writes down what it imports"
+    assert "chatbot.delivery.sender" in imported, "the sender writes down what it imports"
     assert {name for name in imported if name.split(".")[0] in {"crewai", "openai"}} == set()
 
 

@@ -7,13 +7,17 @@ import time
 
 import pytest
 
-from chatbot import embedded, sessions, topology
+from chatbot.broker import topology
+
+from chatbot.demo.run import embedded
+
+from chatbot.sessions.housekeeping import housekeeping
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
-from chatbot.sessions import MOST_WAITING, WAKE_AGAIN_SECONDS, Sessions
-from chatbot.store import OVERDUE_SECONDS, Store
+from chatbot.sessions.housekeeping import MOST_WAITING, WAKE_AGAIN_SECONDS, Sessions
+from chatbot.store.turns import OVERDUE_SECONDS, Store
 from tests.proxy import TcpProxy
 from tests.servers import wait_until
 from tests.system import PHONE_NUMBER_ID, System
@@ -178,7 +182,7 @@ def test_a_pass_over_the_sessions_ends_in_time_and_the_next_one_goes_on(bot, sto
         clock.now += 1
     clock.now += 5
     ticks = itertools.count()
-    beat = rescuer(bot, store, clock=lambda: next(ticks) * sessions.LOOK_SECONDS / 10)
+    beat = rescuer(bot, store, clock=lambda: next(ticks) * housekeeping.LOOK_SECONDS / 10)
     left = [30]
     while left[-1]:
         beat.rescue()

@@ -14,17 +14,21 @@ from types import SimpleNamespace
 import pytest
 from amqp.exceptions import MessageNacked, PreconditionFailed
 
-from chatbot import embedded, subscriptions, topology
-from chatbot import router as chatbot_router
+from chatbot.broker import topology
+
+from chatbot.demo.run import embedded
+
+from chatbot.sessions.housekeeping import bootstep
+from chatbot.broker import router as chatbot_router
 from chatbot.app import Chatbot
-from chatbot.breaker import Breaker
+from chatbot.resilience.breaker import Breaker
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable, CircuitOpen, QueueFull
-from chatbot.group_commit import GroupCommit
+from chatbot.broker.group_commit import GroupCommit
 from chatbot.messages import Message
-from chatbot.router import Router, declare_user_queue
-from chatbot.sessions import Sessions
-from chatbot.subscriptions import Subscriptions
+from chatbot.broker.router import Router, declare_user_queue
+from chatbot.sessions.housekeeping import Sessions
+from chatbot.sessions.bootstep import Subscriptions
 from tests.servers import wait_until
 from tests.system import System
 
@@ -534,7 +538,7 @@ def test_a_message_given_back_pauses_without_a_thread_and_longer_each_time(rabbi
         wait_until(lambda: replies(bot) == ["1: oi"])
         for times in list(seen.values()):
             pauses = [after - before for before, after in pairwise(times[:4])]
-            assert all(pause >= 0.5 * 0.2 * subscriptions.PUT_BACK_GROWTH**n for n, pause in enumerate(pauses))
+            assert all(pause >= 0.5 * 0.2 * bootstep.PUT_BACK_GROWTH**n for n, pause in enumerate(pauses))
         bot.agent = Echo()
         for n in range(20):
             wait_until(lambda n=n: replies(bot, f"u{n}") == ["1: oi"], what="answered once the model is back")

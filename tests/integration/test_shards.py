@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatbot.shards import choose, name_of
+from chatbot.broker.sharding import choose, name_of
 from tests.servers import RabbitMQ, wait_until
 from tests.system import System
 

@@ -7,7 +7,9 @@ from contextlib import closing
 import kombu
 from celery.events.event import event_exchange
 
-from chatbot import embedded, task_events
+from chatbot.broker.internals import task_events
+
+from chatbot.demo.run import embedded
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.messages import Status

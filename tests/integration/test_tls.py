@@ -12,7 +12,7 @@ from chatbot.config import Settings
 from chatbot.errors import BrokerRefused, BrokerUnavailable, Transient
 from chatbot.messages import Message
 from chatbot.ops import dead_letters, doctor
-from chatbot.redis_client import reachable
+from chatbot.store.client import reachable
 from tests.certificates import Authority
 from tests.conftest import _missing
 from tests.integration.test_broker_operations import WORKER, env, ready, running

@@ -12,10 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from chatbot import embedded, subscriptions, topology
+from chatbot.broker import topology
+
+from chatbot.demo.run import embedded
+
+from chatbot.sessions.housekeeping import bootstep
 from chatbot.errors import BrokerUnavailable
-from chatbot.router import REPORTED_TOGETHER, UNREAD
-from chatbot.steps import SLICE
+from chatbot.broker.router import REPORTED_TOGETHER, UNREAD
+from chatbot.sessions.steps import SLICE
 from tests.benchmarks.turn import LIVE, NEW, STATUS, Cost, message, watched, written
 from tests.servers import held, wait_until
 from tests.system import statuses_body
@@ -155,7 +159,7 @@ def test_requests_that_come_together_share_their_round_trips(way, monkeypatch):
     """As after a broker's restart, or when a worker dies and leaves its users to the others."""
     bot, number, slices = way.bot, SLICE + 10, [SLICE, 10]
 
-    class Together(subscriptions.Subscriptions):
+    class Together(bootstep.Subscriptions):
         def _subscribe_asked(self):
             if not self.sessions and len(self._asked) < number:
                 self._steps.add(self._subscribe_asked)
@@ -169,7 +173,7 @@ def test_requests_that_come_together_share_their_round_trips(way, monkeypatch):
     monkeypatch.setattr(bot, "warm_up", lambda: None)
     bot.celery.amqp.queues.select_add(topology.OPEN_QUEUE)  # the worker of another test has deselected it
     steps = bot.celery.steps["consumer"]
-    monkeypatch.setitem(bot.celery.steps, "consumer", {*(steps - {subscriptions.Subscriptions}), Together})
+    monkeypatch.setitem(bot.celery.steps, "consumer", {*(steps - {bootstep.Subscriptions}), Together})
     for n in range(number):
         bot.router.request_subscriber(topology.queue_name(f"551194445{n:04}"))
     with embedded.worker(bot, concurrency=1):

@@ -149,9 +149,9 @@ def test_a_broker_that_blocks_publishers_is_503(system, broker):
 
 def test_the_web_process_imports_nothing_that_it_does_not_use():
     script = (
-        "import sys, chatbot.webhook, chatbot.app, chatbot.config\n"
+        "import sys, chatbot.web.webhook, chatbot.app, chatbot.config\n"
         "bot = chatbot.app.Chatbot(chatbot.config.Settings(_env_file=None, broker_url='memory://'))\n"
-        "chatbot.webhook.create_app(bot); bot.router; bot.channels\n"
+        "chatbot.web.webhook.create_app(bot); bot.router; bot.channels\n"
         "print([m for m in ('crewai', 'openai', 'redis', 'httpx', 'fakeredis', 'rich') if m in sys.modules])\n"
         "import rich.traceback  # CrewAI's, in a worker"
     )

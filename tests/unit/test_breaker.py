@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from chatbot.breaker import LONGEST_REST, Breaker
+from chatbot.resilience.breaker import LONGEST_REST, Breaker
 from chatbot.errors import CircuitOpen, ModelTimeout, NoRoom, Permanent, ServiceDown, Transient
 
 

@@ -17,13 +17,13 @@ import pytest
 import structlog
 
 from chatbot.app import configure_logging
-from chatbot.channels import cloud_media
-from chatbot.channels.cloud_errors import MEANINGS
-from chatbot.channels.evolution import Evolution
-from chatbot.channels.whatsapp import WhatsApp
+from chatbot.channels.protocols import cloud_media
+from chatbot.channels.cloud.errors import MEANINGS
+from chatbot.channels.evolution.channel import Evolution
+from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.config import Settings
 from chatbot.errors import ChatbotError, OutcomeUnknown, Permanent, Transient
-from chatbot.media import SILENT, MediaReader, Transcriber
+from chatbot.conversation.media import SILENT, MediaReader, Transcriber
 from chatbot.messages import Media, Message, Part
 from tests.slow_server import Connection, answer, dripping, endless, serving
 

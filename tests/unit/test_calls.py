@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from celery.worker.request import Request
 
-from chatbot.calls import Call
+from chatbot.broker.internals.calls import Call
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot import choices as module
-from chatbot.choices import offered
+from chatbot.channels.protocols import choices as module
+from chatbot.channels.choices import offered
 from chatbot.messages import Choice
 
 A, B = Choice("a"), Choice("b")

@@ -13,14 +13,14 @@ import structlog
 
 from chatbot.app import Chatbot, configure_logging
 from chatbot.config import Settings
-from chatbot.contacts import Contact, Names, canonical
+from chatbot.identity import Contact, Names, canonical
 from chatbot.errors import TurnUnderWay
 from chatbot.messages import Message, Status
 from chatbot.ops import dead_letters
-from chatbot.publishing import Publishers
-from chatbot.router import Router
-from chatbot.store import Moved, Store, connect
-from chatbot.webhook import create_app
+from chatbot.broker.publisher import Publishers
+from chatbot.broker.router import Router
+from chatbot.store.turns import Moved, Store, connect
+from chatbot.web.webhook import create_app
 from tests.system import APP_SECRET, sign, webhook_body
 
 fresh = itertools.count()

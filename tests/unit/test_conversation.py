@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from chatbot import language
-from chatbot.breaker import Breaker
-from chatbot.conversation import MAX_ATTEMPTS, MAX_WAITS, SUSPECT_ATTEMPTS, Conversation
+from chatbot import texts
+from chatbot.resilience.breaker import Breaker
+from chatbot.conversation.turn import MAX_ATTEMPTS, MAX_WAITS, SUSPECT_ATTEMPTS, Conversation
 from chatbot.errors import (
     BrokerUnavailable,
     CircuitOpen,
@@ -21,8 +21,8 @@ from chatbot.errors import (
     Transient,
 )
 from chatbot.messages import Message
-from chatbot.presence import Runs
-from chatbot.store import Store, TurnUnderWay, connect
+from chatbot.store.presence import Runs
+from chatbot.store.turns import Store, TurnUnderWay, connect
 from tests.servers import wait_until
 
 fresh = itertools.count()
@@ -116,7 +116,7 @@ def said(text, id_=None, user="ana", phone="5511999990001"):
 
 
 def test_typing_is_shown_anew_while_the_model_takes_long(monkeypatch, store, published, breaker, runs):
-    monkeypatch.setattr("chatbot.conversation.TYPING_SECONDS", 0.01)
+    monkeypatch.setattr("chatbot.conversation.turn.TYPING_SECONDS", 0.01)
 
     class Slow(Echo):
         def reply(self, message, history):
@@ -185,7 +185,7 @@ def test_a_turn_of_another_process_is_taken_over_only_when_that_is_gone(conversa
 
 
 def test_the_claim_of_a_turn_that_takes_long_is_renewed(monkeypatch, store, agent, published, breaker):
-    monkeypatch.setattr("chatbot.presence.RENEW_SECONDS", 0.01)
+    monkeypatch.setattr("chatbot.store.presence.RENEW_SECONDS", 0.01)
     renewed = []
     monkeypatch.setattr(store, "renew_turn", lambda user, fence: renewed.append((user, fence)))
 
@@ -209,7 +209,7 @@ def test_the_model_is_tried_again_in_place(conversation, agent, published):
 
 def test_who_cannot_be_answered_hears_an_apology(conversation, agent, published):
     agent.script = [Permanent("bad key")]
-    assert conversation.answer(said("oi")).reply == language.APOLOGY["pt"]
+    assert conversation.answer(said("oi")).reply == texts.APOLOGY["pt"]
     assert [id_ for id_, _ in published.buried] == ["oi"]
     assert "bad key" in published.buried[0][1]
     assert published.woken == [("ana", 1)]
@@ -226,7 +226,7 @@ def test_who_meets_a_passing_failure_is_told_once_and_answered_when_it_is_over(
             conversation.answer(said("oi"))
     assert store.history("ana") == []
     assert conversation.answer(said("oi")).reply == "eco oi"
-    assert published.told == [("ana", "waiting", language.WAITING["pt"])]
+    assert published.told == [("ana", "waiting", texts.WAITING["pt"])]
     assert published.buried == []
     assert store.counts()["turn_waits"] == 1
 
@@ -285,7 +285,7 @@ def test_a_suspect_that_ends_its_process_is_given_up(store, agent, published, br
     conversation = Conversation(store, lambda: agent, published, runs=runs, llm_tries=3, breaker=breaker, apart=think)
     runs.liveness.gone = {"gone"}
     never_heard_of_again(store, "veneno", SUSPECT_ATTEMPTS - 1)
-    assert conversation.answer(said("veneno")).reply == language.APOLOGY["pt"]
+    assert conversation.answer(said("veneno")).reply == texts.APOLOGY["pt"]
     assert agent.asked == []
     assert "ended the process" in published.buried[0][1]
     assert conversation.answer(said("oi")).reply == "eco oi"
@@ -328,7 +328,7 @@ def test_a_suspect_that_found_no_room_is_not_given_up_for_one_failure(store, age
 def test_a_message_whose_runs_never_end_is_given_up_even_so(conversation, agent, published, store, runs):
     runs.liveness.gone = {"gone"}
     never_heard_of_again(store, "veneno", MAX_ATTEMPTS)
-    assert conversation.answer(said("veneno")).reply == language.APOLOGY["pt"]
+    assert conversation.answer(said("veneno")).reply == texts.APOLOGY["pt"]
     assert agent.asked == []
 
 
@@ -348,7 +348,7 @@ def test_while_the_model_is_down_a_message_waits_and_its_user_is_told_once(conve
         with pytest.raises(CircuitOpen):
             conversation.answer(said("dois"))
     assert len(agent.asked) == 5
-    assert published.told == [(user, "waiting", language.WAITING["pt"]) for user in ("caio", "ana")]
+    assert published.told == [(user, "waiting", texts.WAITING["pt"]) for user in ("caio", "ana")]
     assert published.buried == []
     breaker._clock = lambda: float("inf")
     assert conversation.answer(said("dois")).reply == "eco dois"
@@ -369,11 +369,11 @@ def test_an_apology_is_one_dead_letter_even_if_its_worker_ended_right_after_it(c
 
 def test_what_cannot_be_read_is_said_honestly_and_once(conversation, agent, store):
     replies = [conversation.answer(said("", id_=f"sticker {n}")).reply for n in range(3)]
-    assert replies == [language.UNREADABLE["pt"], "", ""]
+    assert replies == [texts.UNREADABLE["pt"], "", ""]
     assert agent.asked == []
     assert [turn.number for turn in store.history("ana")] == [1, 2, 3], "no turn is left out"
     conversation.answer(said("oi"))
-    assert conversation.answer(said("", id_="another")).reply == language.UNREADABLE["pt"]
+    assert conversation.answer(said("", id_="another")).reply == texts.UNREADABLE["pt"]
 
 
 def test_a_quoted_message_is_given_as_context(conversation, agent, store):
@@ -406,7 +406,7 @@ def test_a_broker_that_is_away_for_a_moment_loses_no_reply(conversation, publish
     ],
 )
 def test_the_language_is_guessed(text, phone, expected):
-    assert language.guess(text, phone) == expected
+    assert texts.guess(text, phone) == expected
 
 
 def test_a_claim_asked_for_again_because_its_answer_was_lost_is_one_attempt(conversation, agent, published, store):

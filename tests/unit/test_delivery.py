@@ -9,8 +9,8 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
-from chatbot import delivery as delivery_module
-from chatbot.delivery import (
+from chatbot.delivery.sender import sender as delivery_module
+from chatbot.delivery.sender import (
     HEADROOM,
     LONGEST_COUNTDOWN_SECONDS,
     LOOK_AGAIN_SECONDS,
@@ -32,8 +32,8 @@ from chatbot.errors import (
     WindowClosed,
 )
 from chatbot.messages import Limits, Message, Part, Status
-from chatbot.presence import CLAIM_SECONDS, Runs
-from chatbot.store import LONGEST_REST_SECONDS, LOOK_SECONDS, WARM_UP_SLOWER, WRITTEN, Store, connect
+from chatbot.store.presence import CLAIM_SECONDS, Runs
+from chatbot.store.turns import LONGEST_REST_SECONDS, LOOK_SECONDS, WARM_UP_SLOWER, WRITTEN, Store, connect
 
 fresh = itertools.count()
 

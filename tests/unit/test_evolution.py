@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from chatbot.app import Chatbot
-from chatbot.channels.evolution import Evolution, _classified, webhook_trouble
+from chatbot.channels.evolution.channel import Evolution, _classified, webhook_trouble
 from chatbot.config import Settings, SettingsError, load
 from chatbot.errors import (
     BadPayload,
@@ -33,8 +33,8 @@ from chatbot.messages import Media, Message, Part
 from chatbot.simulator import Instance, Simulator, create_app
 from chatbot.simulator.faults import Fault
 from chatbot.simulator.files import File
-from chatbot.webhook import MAX_BODY_BYTES
-from chatbot.webhook import create_app as create_webhook
+from chatbot.web.webhook import MAX_BODY_BYTES
+from chatbot.web.webhook import create_app as create_webhook
 
 ANA = "5511999990001"
 KEY = "the-instance-key"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from amqp.transport import TCPTransport
 
-from chatbot.frames import Frames, together
+from chatbot.broker.internals.frames import Frames, together
 
 
 @pytest.fixture

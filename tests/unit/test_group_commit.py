@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from chatbot.group_commit import GroupCommit
+from chatbot.broker.group_commit import GroupCommit
 from tests.servers import wait_until
 
 

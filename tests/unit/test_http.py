@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from chatbot import http
 from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, Transient
-from chatbot.transport import AnswerTooLong
+from chatbot.resilience.deadline import AnswerTooLong
 from tests.slow_server import Connection, answer, dripping, endless, serving
 
 #: What every call may take here; a drip takes several times as long.
@@ -135,7 +135,7 @@ def test_a_request_has_its_own_deadline_where_it_names_one():
 
 
 def test_waiting_for_a_connection_counts(monkeypatch):
-    monkeypatch.setattr("chatbot.transport.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("chatbot.resilience.deadline.MAX_CONNECTIONS", 1)
     with serving(Connection.rest) as (port, connections), http.client(timeout=SECONDS, max_bytes=LIMIT) as client:
         url = f"http://127.0.0.1:{port}/"
 
@@ -323,7 +323,7 @@ def test_the_openai_client_ends_in_time_with_it():
 
 
 def test_httpx_is_not_imported_before_the_first_call():
-    modules = "chatbot.http, chatbot.media, chatbot.webhook, chatbot.channels.whatsapp, chatbot.channels.evolution"
+    modules = "chatbot.http, chatbot.conversation.media, chatbot.web.webhook, chatbot.channels.cloud.channel, chatbot.channels.evolution.channel"
     program = f"import sys, {modules}\nsys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.incoming import LARGEST_HEAD, Incoming, Refused
+from chatbot.web.incoming import LARGEST_HEAD, Incoming, Refused
 
 LARGEST = 1000
 BODIES = st.binary(max_size=LARGEST)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chatbot import later
-from chatbot.later import Later
+from chatbot.resilience import later
+from chatbot.resilience.later import Later
 from tests.servers import wait_until
 
 

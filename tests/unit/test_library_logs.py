@@ -11,7 +11,7 @@ from celery.worker.consumer import consumer
 from kombu.exceptions import DecodeError
 
 from chatbot.errors import BrokerRefused, Transient
-from chatbot.library_logs import OneLine
+from chatbot.observability.library_logs import OneLine
 
 SECRET = "segredo do cliente"
 

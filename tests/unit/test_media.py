@@ -15,19 +15,19 @@ from typing import Any
 import httpx
 import pytest
 
-from chatbot import http, language
+from chatbot import http, texts
 from chatbot.app import Chatbot
-from chatbot.breaker import Breaker
-from chatbot.channels import cloud_media
-from chatbot.channels.whatsapp import WhatsApp
+from chatbot.resilience.breaker import Breaker
+from chatbot.channels.protocols import cloud_media
+from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.config import Settings
-from chatbot.conversation import MAX_WAITS, READ_TRIES, Conversation
+from chatbot.conversation.turn import MAX_WAITS, READ_TRIES, Conversation
 from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, ServiceDown, TooFast, Transient
-from chatbot.media import HIDDEN, IMAGE_BYTES, SHOWN, SILENT, MediaReader, Reading, Transcriber, transcriber
+from chatbot.conversation.media import HIDDEN, IMAGE_BYTES, SHOWN, SILENT, MediaReader, Reading, Transcriber, transcriber
 from chatbot.messages import Media, Message
 from chatbot.ops.doctor import examine
-from chatbot.presence import Presence, Runs
-from chatbot.store import Store, connect
+from chatbot.store.presence import Presence, Runs
+from chatbot.store.turns import Store, connect
 
 VOICE = b"OggS" + bytes(range(256)) * 40
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -371,7 +371,7 @@ def test_a_voice_note_becomes_its_words():
 @pytest.mark.parametrize("words", [None, "", "  "])
 def test_what_cannot_be_heard_is_said_kindly(words):
     reading = reader(Files(), words=words).read(voice())
-    assert (reading.message.text, reading.refusal) == (SILENT, language.INAUDIBLE)
+    assert (reading.message.text, reading.refusal) == (SILENT, texts.INAUDIBLE)
     reading = reader(Files(), words=words).read(voice("o preço?"))
     assert (reading.message.text, reading.refusal) == (f"o preço?\n{SILENT}", None)
 
@@ -379,7 +379,7 @@ def test_what_cannot_be_heard_is_said_kindly(words):
 def test_a_file_that_is_refused_for_good_is_said_kindly_and_a_passing_failure_is_raised():
     files = Files()
     files.script = [Permanent("too large"), Transient("503"), ChannelDown("token")]
-    assert reader(files).read(voice()).refusal == language.INAUDIBLE
+    assert reader(files).read(voice()).refusal == texts.INAUDIBLE
     with pytest.raises(Transient, match="503"):
         reader(files).read(voice())
     with pytest.raises(ChannelDown):
@@ -401,10 +401,10 @@ def test_an_image_is_shown_as_what_it_is(content, mime_type):
 
 def test_an_image_nobody_can_see_is_said_kindly_or_answered_by_its_caption():
     files = Files(PNG)
-    assert reader(files, vision=False).read(image()).refusal == language.UNSEEN
+    assert reader(files, vision=False).read(image()).refusal == texts.UNSEEN
     assert reader(files, vision=False).read(image("quanto custa?")).message.text == f"quanto custa?\n{HIDDEN}"
     assert files.limits == [], "what is not looked at is not fetched"
-    assert reader(Files(b"GIF89a")).read(image()).refusal == language.UNSEEN
+    assert reader(Files(b"GIF89a")).read(image()).refusal == texts.UNSEEN
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_audio_is_known_by_its_kind_or_its_type(kind, media):
 
 @pytest.mark.parametrize("note", [SHOWN, HIDDEN, SILENT])
 def test_our_notes_speak_for_no_language(note):
-    assert language.guess(note, "15550001111") == "en"
+    assert texts.guess(note, "15550001111") == "en"
 
 
 # -- one turn --------------------------------------------------------------------
@@ -509,9 +509,9 @@ def test_who_cannot_be_heard_is_told_in_the_language_they_wrote_in():
     talk = Talk(Files(), words=None)
     talk.answer(Message(user="ana", id="1", text="Hello, what is the price?", phone="5511999990001"))
     turn = talk.answer(voice())
-    assert (turn.reply, turn.failure) == (language.INAUDIBLE["en"], "")
+    assert (turn.reply, turn.failure) == (texts.INAUDIBLE["en"], "")
     assert turn.message.text == SILENT, "the past tells the agent that there was one"
-    assert talk.answer(voice(id="v2")).reply == language.INAUDIBLE["en"]
+    assert talk.answer(voice(id="v2")).reply == texts.INAUDIBLE["en"]
     assert len(talk.agent.asked) == 1
     assert talk.published.buried == []
 
@@ -528,7 +528,7 @@ def test_fetching_is_tried_again_in_place_then_waits_and_ends_in_an_apology():
     assert talk.published.told == ["waiting"], "once"
     files.script = [Transient("503")] * READ_TRIES
     turn = talk.answer(voice(id="v2"))
-    assert turn.reply == language.APOLOGY["pt"]
+    assert turn.reply == texts.APOLOGY["pt"]
     assert talk.published.buried == [(voice(id="v2"), "Transient: 503")], "with its file: it may be replayed"
     assert len(files.limits) == (MAX_WAITS + 2) * READ_TRIES
     assert len(talk.agent.asked) == 1
@@ -564,7 +564,7 @@ def test_while_the_model_rests_nothing_is_fetched():
 
 def test_a_sticker_is_refused_as_ever():
     talk = Talk(Files())
-    assert talk.answer(image(kind="sticker")).reply == language.UNREADABLE["pt"]
+    assert talk.answer(image(kind="sticker")).reply == texts.UNREADABLE["pt"]
     assert talk.agent.asked == []
 
 
@@ -601,5 +601,5 @@ def test_what_the_settings_name_is_what_reads(graph, whisper):
     )  # fmt: skip
     bot = Chatbot(settings)
     assert bot.media_reader.read(voice(channel="whatsapp")).message.text == "olá, tudo bem?"
-    assert bot.media_reader.read(image(channel="whatsapp")).refusal == language.UNSEEN
-    assert bot.media_reader.read(voice(channel="shell")).refusal == language.INAUDIBLE
+    assert bot.media_reader.read(image(channel="whatsapp")).refusal == texts.UNSEEN
+    assert bot.media_reader.read(voice(channel="shell")).refusal == texts.INAUDIBLE

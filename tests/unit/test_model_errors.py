@@ -7,7 +7,7 @@ import json
 import pytest
 
 from chatbot.errors import ModelTimeout, Permanent, ServiceDown, Transient
-from chatbot.model_errors import LONGEST, Filtered, TooLong, in_answer, meaning, pause
+from chatbot.agent.model_errors import LONGEST, Filtered, TooLong, in_answer, meaning, pause
 
 TOO_LONG = [
     (400, "the request exceeds the available context size. try increasing the context size or enable context shift"),

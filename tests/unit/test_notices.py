@@ -9,15 +9,17 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
-from chatbot import app, notices
+from chatbot import app
+
+from chatbot.store.turns import notices
 from chatbot.app import Chatbot
 from chatbot.cli import main
 from chatbot.config import Settings
-from chatbot.contacts import Names
+from chatbot.identity import Names
 from chatbot.errors import Transient
 from chatbot.messages import Notice
-from chatbot.notices import Notices
-from chatbot.redis_client import connect
+from chatbot.store.notices import Notices
+from chatbot.store.client import connect
 
 fresh = itertools.count()
 

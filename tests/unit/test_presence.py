@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from chatbot.errors import Transient
-from chatbot.presence import ALIVE_SECONDS, Presence, Redeliveries, Runs
-from chatbot.redis_client import connect
+from chatbot.store.presence import ALIVE_SECONDS, Presence, Redeliveries, Runs
+from chatbot.store.client import connect
 from tests.servers import ROOT, wait_until
 
 fresh = itertools.count()
@@ -119,7 +119,7 @@ def test_a_clock_that_is_off_is_seen(redis_server, monkeypatch):
     client.flushall()
     presence = Presence(client)
     real = __import__("time").time
-    monkeypatch.setattr("chatbot.presence.time.time", lambda: real() + 25.0)
+    monkeypatch.setattr("chatbot.store.presence.time.time", lambda: real() + 25.0)
     presence.beat()
     presence.beat()
     [seen] = presence.look()
@@ -163,8 +163,8 @@ def test_without_redis_nobody_is_said_to_be_gone():
 
 _PROCESS = """
 import sys
-from chatbot.presence import Presence
-from chatbot.redis_client import connect
+from chatbot.store.presence import Presence
+from chatbot.store.client import connect
 presence = Presence(connect(sys.argv[1]))
 presence.start(kind="worker")
 print(presence.id, flush=True)
@@ -197,7 +197,7 @@ def test_a_process_that_is_killed_or_stands_still_is_gone_soon(redis_server, num
 
 def test_a_main_loop_that_does_not_come_round_is_seen(one, clock, monkeypatch):
     seconds = [100.0]
-    monkeypatch.setattr("chatbot.presence.time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr("chatbot.store.presence.time.monotonic", lambda: seconds[0])
     one.pulse()
     seconds[0] += 40
     one.beat()

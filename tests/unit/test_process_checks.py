@@ -10,7 +10,7 @@ import pytest
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.ops import process_checks
-from chatbot.presence import Presence, Process
+from chatbot.store.presence import Presence, Process
 
 fresh = itertools.count()
 HERE = socket.gethostname()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot import language
+from chatbot import texts
 from chatbot.messages import Message, Turn
-from chatbot.prompt import LEFT_OUT, Room, cut_middle, cut_to, messages, tokens
+from chatbot.agent.prompt import LEFT_OUT, Room, cut_middle, cut_to, messages, tokens
 
 WIDE = Room(turns=20, chars=24_000, tokens=100_000)
 
@@ -85,25 +85,25 @@ def test_where_the_past_begins_depends_on_nothing_that_comes_later(lengths):
 
 
 def test_what_was_not_answered_is_shown_with_what_comes_next():
-    history = [turn(1, "abrem domingo?", language.APOLOGY["pt"], "Transient"), turn(2, "e sábado?", "Sim!"),
-               turn(3, "quanto custa?", language.APOLOGY["en"], "Permanent")]  # fmt: skip
+    history = [turn(1, "abrem domingo?", texts.APOLOGY["pt"], "Transient"), turn(2, "e sábado?", "Sim!"),
+               turn(3, "quanto custa?", texts.APOLOGY["en"], "Permanent")]  # fmt: skip
     assert users(messages(said("alô"), history, WIDE)) == ["abrem domingo?\n\ne sábado?", "quanto custa?\n\nalô"]
 
 
 def test_a_sticker_nobody_could_read_leaves_nothing():
-    history = [turn(1, "", language.UNREADABLE["pt"]), turn(2, "", "")]
+    history = [turn(1, "", texts.UNREADABLE["pt"]), turn(2, "", "")]
     assert users(messages(said("oi"), history, WIDE)) == ["oi"]
 
 
 def test_a_message_that_ended_what_answered_it_is_shown_to_no_model_again():
     """It would end that, too, and the next message would be taken for what did it."""
-    ended = turn(1, "veneno", language.APOLOGY["pt"], "EndsItsProcess: it ended the process that answered it")
-    passing = turn(2, "oi", language.APOLOGY["pt"], "Transient: the model is away")
+    ended = turn(1, "veneno", texts.APOLOGY["pt"], "EndsItsProcess: it ended the process that answered it")
+    passing = turn(2, "oi", texts.APOLOGY["pt"], "Transient: the model is away")
     assert users(messages(said("e agora?"), [ended, passing], WIDE)) == ["oi\n\ne agora?"]
 
 
 def test_only_the_latest_of_many_unanswered_messages_are_shown():
-    history = [turn(n, f"pergunta {n} " + "x" * 300, language.APOLOGY["pt"], "Transient") for n in range(1, 21)]
+    history = [turn(n, f"pergunta {n} " + "x" * 300, texts.APOLOGY["pt"], "Transient") for n in range(1, 21)]
     [shown] = users(messages(said("alô"), history, Room(turns=20, chars=24_000, tokens=1_000)))
     assert shown.endswith("alô")
     assert "pergunta 20" in shown

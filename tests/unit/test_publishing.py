@@ -13,7 +13,7 @@ from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
-from chatbot.publishing import Publisher, Publishers
+from chatbot.broker.publisher import Publisher, Publishers
 
 
 @pytest.fixture

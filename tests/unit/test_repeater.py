@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatbot.repeater import Repeater
+from chatbot.resilience.repeater import Repeater
 from tests.servers import wait_until
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatbot.errors import CircuitOpen, OutcomeUnknown, Permanent, Transient
-from chatbot.retry import in_place
+from chatbot.resilience.retry import in_place
 
 
 def pauses_of(*errors, tries=20):

@@ -8,8 +8,8 @@ import fakeredis
 import pytest
 
 from chatbot.errors import NoRoom
-from chatbot.redis_client import connect
-from chatbot.slots import LEASE_SECONDS, SEEN_SECONDS, Slots
+from chatbot.store.client import connect
+from chatbot.agent.slots import LEASE_SECONDS, SEEN_SECONDS, Slots
 
 
 class Clock:

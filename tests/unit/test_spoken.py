@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.spoken import LONGEST, clean
+from chatbot.agent.spoken import LONGEST, clean
 
 OI = "Olá! Abrimos às 8h."
 

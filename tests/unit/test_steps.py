@@ -7,7 +7,7 @@ import os
 import pytest
 from kombu.asynchronous import Hub
 
-from chatbot.steps import SLICE, Steps
+from chatbot.sessions.steps import SLICE, Steps
 
 
 @pytest.fixture

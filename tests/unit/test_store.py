@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import Transient
 from chatbot.messages import Limits, Message
-from chatbot.store import (
+from chatbot.store.turns import (
     DEDUPE_SECONDS,
     FIRST_AGAIN_SECONDS,
     LOST,

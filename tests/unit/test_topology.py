@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot import topology
+from chatbot.broker import topology
 
 users = st.text(min_size=1, max_size=15).filter(lambda t: all(not 0xD800 <= ord(c) <= 0xDFFF for c in t))
 

@@ -7,7 +7,7 @@ import pytest
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
-from chatbot.router import Router
+from chatbot.broker.router import Router
 from tests.servers import wait_until
 
 

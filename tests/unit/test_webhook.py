@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from chatbot import language
+from chatbot import texts
 from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import QueueFull
-from chatbot.webhook import NOBODY, create_app
+from chatbot.web.webhook import NOBODY, create_app
 from tests.payloads import FIXTURES, body_of
 from tests.system import APP_SECRET, sign
 
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_kept_and_its_user_is_told(post, router):
     assert counts == {"messages": 2, "statuses": 0, "refused": 1}
     assert router.routed == ["m2"]
     assert router.buried == [("m1", "the user's queue is full")]
-    assert router.told == [(router.full, "too_many", language.TOO_MANY["pt"])]
+    assert router.told == [(router.full, "too_many", texts.TOO_MANY["pt"])]
 
 
 def test_what_starts_no_turn_is_counted_and_not_routed(post, router):

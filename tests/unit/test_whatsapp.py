@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatbot.channels.formatting import split
-from chatbot.channels.whatsapp import WhatsApp
+from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.errors import (
     BadPayload,
     BadSignature,

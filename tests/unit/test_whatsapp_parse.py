@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from chatbot.channels.cloud_notices import FIELDS
-from chatbot.channels.cloud_payload import parse
+from chatbot.channels.cloud.notices import FIELDS
+from chatbot.channels.cloud.payload import parse
 from chatbot.errors import BadPayload
 from chatbot.messages import Inbound, Media, Message, Notice, Pricing, Status
 from tests.payloads import FIXTURES, PAYLOADS, body_of, counts, places, put

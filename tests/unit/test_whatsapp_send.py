@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.channels.whatsapp import WhatsApp
+from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.errors import ChannelDown, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
 from chatbot.messages import Message, Part
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from chatbot.window import ASSUMED, OLLAMA_LOADS, Window, ask_server, fixed
+from chatbot.agent.window import ASSUMED, OLLAMA_LOADS, Window, ask_server, fixed
 
 
 @pytest.fixture
