@@ -24,25 +24,3 @@ are one person's. ``presence`` says which processes and runs live: ``heartbeat``
 sees. ``connection`` is every connection to the broker, ``tls`` what it and Redis' need to know,
 ``library_logs`` what Celery may log. Only ``config`` reads the environment, only ``app`` builds.
 """
-
-from __future__ import annotations
-
-import sys
-from typing import Any
-
-if "rich" not in sys.modules:
-    # structlog imports it to draw tracebacks; ours are plain text. It would take a third of the
-    # time that web needs to start beyond Flask's and Celery's.
-    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes an import fail
-    import structlog  # noqa: F401
-
-    del sys.modules["rich"]
-
-
-def __getattr__(name: str) -> Any:
-    """Build the Celery app when it is asked for: ``celery -A chatbot …`` looks here."""
-    if name == "celery":
-        from chatbot.app import from_environment
-
-        return from_environment().celery
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

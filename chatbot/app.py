@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import gc
-import logging
 import sys
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-import structlog
-from celery import Celery, signals
+from celery import Celery
 
 from chatbot import config, tls
-
 from chatbot.broker import topology
 from chatbot.broker.internals.connection import Connection
-from chatbot.identity import Names
-from chatbot.errors import Permanent
-from chatbot.observability.library_logs import OneLine
 from chatbot.broker.router import Router
 from chatbot.broker.sharding import ShardedRouter, sharded
+from chatbot.errors import Permanent
+from chatbot.identity import Names
+from chatbot.observability.logging import configure_logging
 
 if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.agent.crew import CrewAgent
     from chatbot.channels.protocols import Channel, Sender
+    from chatbot.conversation.media import MediaReader
+    from chatbot.conversation.quarantine import Quarantine
     from chatbot.conversation.turn import Conversation
     from chatbot.delivery.sender import Delivery
-    from chatbot.conversation.media import MediaReader
     from chatbot.messages import Message
+    from chatbot.sessions.housekeeping import Sessions
+    from chatbot.simulator.simulator import Simulator
     from chatbot.store.notices import Notices
     from chatbot.store.presence import Presence, Redeliveries, Runs
-    from chatbot.conversation.quarantine import Quarantine
-    from chatbot.sessions.housekeeping import Sessions
-    from chatbot.simulator import Simulator
     from chatbot.store.turns import Store
 
 
@@ -131,8 +128,8 @@ class Chatbot:
     @cached_property
     def conversation(self) -> Conversation:
         """Takes turns."""
-        from chatbot.resilience.breaker import Breaker
         from chatbot.conversation.turn import Conversation
+        from chatbot.resilience.breaker import Breaker
 
         breaker = Breaker(failures=self.settings.breaker_failures, rest=self.settings.breaker_rest)
         return Conversation(
@@ -209,7 +206,8 @@ class Chatbot:
     @cached_property
     def simulator(self) -> Simulator:
         """The WhatsApp on your desk, which posts to this process's own webhook."""
-        from chatbot.simulator import Instance, Simulator
+        from chatbot.simulator.instance import Instance
+        from chatbot.simulator.simulator import Simulator
 
         return Simulator(
             webhook_url=f"http://127.0.0.1:{self.settings.port}/webhook/whatsapp",
@@ -263,11 +261,10 @@ class _App(Celery):
 
 
 def _celery(settings: config.Settings) -> Celery:
-    import chatbot.ops.shell
     import chatbot.tasks  # noqa: F401  # registers tasks with every app
-    from chatbot.sessions.heartbeat import Heartbeat, Pulse
-    from chatbot.sessions.bootstep import Subscriptions
     from chatbot.broker.internals.task_events import TaskEvents
+    from chatbot.sessions.bootstep import Subscriptions
+    from chatbot.sessions.heartbeat import Heartbeat, Pulse
 
     app = _App("chatbot")
     app.config_from_object("celeryconfig")
@@ -291,50 +288,3 @@ def _every(seconds: float, task: str) -> dict[str, Any]:
     # A missed beat is not made up for: the next one does the same. The broker counts how long it may
     # wait; ``expires`` would be a time of beat's clock, which a worker compares with its own.
     return {"task": task, "schedule": seconds, "options": {"expiration": seconds}}
-
-
-@signals.setup_logging.connect
-def _keep_our_logging(**_: Any) -> None:
-    """Have Celery leave logging as ``configure_logging`` set it."""
-
-
-def configure_logging(settings: config.Settings) -> None:
-    """Send every log line, ours and the libraries', through one format on standard error."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    render: Any = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level)),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                render,
-            ],
-        )
-    )
-    handler.addFilter(OneLine())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
-    # Below WARNING these write what people wrote, or where to: celery.pool whole message bodies.
-    for name in ("celery.pool", "httpx", "httpcore", "amqp", "werkzeug", "openai", "crewai", "crewai_core"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Two lines for each task, which name neither user nor message; Flower shows the same.
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(name).setLevel(logging.WARNING)

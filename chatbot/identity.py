@@ -21,6 +21,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from chatbot.messages import Message, Notice, Status
 
@@ -33,6 +34,25 @@ _BRAZIL = re.compile(r"(55[1-9]{2})([6-9][0-9]{7})")
 #: A Mexican number with the 1 that mobiles had until 2019.
 _MEXICO = re.compile(r"521([0-9]{10})")
 _PHONE = re.compile(r"[0-9]+")
+
+
+#: The broker's own queues are ``chat.<name>``, too.
+_RESERVED = frozenset({"open", "dead"})
+
+
+def key_of(user: str) -> str:
+    """Return ``user`` as it stands in names of queues and of Redis' keys.
+
+    One to one: ``.``, ``*`` and ``#`` mean something in routing keys and are percent-encoded,
+    and so are names the broker's own queues have. Raises ``ValueError`` for an empty user or
+    one over 200 bytes (AMQP names end at 255).
+    """
+    name = quote(user, safe="@").replace(".", "%2E")
+    if name in _RESERVED:
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if not name or len(name) > 200:
+        raise ValueError("a user id has 1 to 200 bytes once percent-encoded")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,17 @@ import structlog
 from celery import Task, shared_task
 from celery.exceptions import Reject
 
+from chatbot.broker.router import ANSWER, MARK_READ, NOTE, NOTIFY, REPORT, SEND
 from chatbot.errors import Discard, Permanent, Transient
 from chatbot.messages import Message, Notice, Status
-from chatbot.broker.router import ANSWER, MARK_READ, NOTE, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
 
 log = structlog.get_logger(__name__)
 
+#: How long ``chat`` waits for a reply.
+WAIT_SECONDS = 120.0
 #: A task that ended so many processes is not run again.
 MOST_ENDED = 3
 
@@ -151,3 +153,46 @@ def rescue_sessions(self: BotTask) -> dict[str, int]:
         return self.bot.sessions.rescue()
     except Transient as err:
         raise Discard(f"nothing rescued: {err}") from err
+
+
+# -- for developers: called like functions from a shell, they run right there (``celery -A chatbot shell``) --
+
+
+@shared_task(name="chatbot.chat", bind=True)
+def chat(self: Any, user: str, text: str, *, timeout: float = WAIT_SECONDS) -> str:
+    """Say ``text`` as ``user`` and return the reply.
+
+    The message travels like any other, through the user's queue and conversation; only
+    the channel is this shell. Raises ``TimeoutError`` after ``timeout`` seconds, and
+    what ``Router.route`` raises.
+    """
+    bot = self.app.chatbot
+    message = Message(user=user, id=f"shell.{uuid.uuid4().hex}", text=text, sent_at=time.time())
+    bot.router.route(message)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        turn = bot.store.turn_of(message)
+        if turn is not None:
+            return str(turn.reply)
+        time.sleep(0.02)
+    raise TimeoutError(f"no reply within {timeout:g} s: is a worker running (-Q chat.open)?")
+
+
+@shared_task(name="chatbot.sessions", bind=True)
+def sessions(self: Any) -> dict[str, dict[str, object]]:
+    """Return who is being served right now: user → worker, seconds idle, busy."""
+    live: dict[str, dict[str, object]] = self.app.chatbot.sessions.live()
+    return live
+
+
+@shared_task(name="chatbot.counts", bind=True)
+def counts(self: Any) -> dict[str, int]:
+    """Return how often each thing happened that should stay rare (README.md, "Counts")."""
+    counted: dict[str, int] = self.app.chatbot.store.counts()
+    return counted
+
+
+@shared_task(name="chatbot.history", bind=True)
+def history(self: Any, user: str) -> list[tuple[str, str]]:
+    """Return what ``user`` said and heard, oldest first."""
+    return [(turn.message.text, turn.reply) for turn in self.app.chatbot.store.history(user)]

@@ -23,11 +23,10 @@ import structlog
 import yaml
 
 from chatbot import texts
-
-from chatbot.agent.crew import prompt
+from chatbot.agent import prompt
+from chatbot.agent.models import SeeingLLM, ServedLLM, build  # first: it prepares what CrewAI reads on import
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import ChatbotError, Permanent, Transient
-from chatbot.agent.models import SeeingLLM, ServedLLM, build  # first: it prepares what CrewAI reads on import
 
 # isort: split
 import openai
@@ -44,12 +43,12 @@ from crewai.llms.retry import _active_llm_rate_limit_retry
 from crewai.tools import BaseTool
 from crewai.utilities.prompts import Prompts, SystemPromptResult
 
-from chatbot.messages import Message, Turn
 from chatbot.agent.model_client import Heard, failure, listening
 from chatbot.agent.model_errors import Filtered
-from chatbot.store.client import connect
-from chatbot.agent.slots import Slots
 from chatbot.agent.spoken import clean
+from chatbot.messages import Message, Turn
+from chatbot.store.client import connect
+from chatbot.store.slots import Slots
 
 log = structlog.get_logger(__name__)
 
@@ -205,7 +204,8 @@ class CrewAgent:
             tools=self._tools,
             max_iter=4,
             verbose=False,
-            respect_context_window=False,  # a request that is too long is shortened by the model itself (``agent/models.py``)
+            # The model itself shortens a request that is too long (``agent/models.py``).
+            respect_context_window=False,
         )
 
     def _fresh_llm(self, image: str, *, beside: str, past: int, times: int) -> BaseLLM:

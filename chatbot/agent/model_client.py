@@ -20,11 +20,11 @@ from openai import APIStatusError, APITimeoutError, OpenAI, OpenAIError
 from openai._legacy_response import LegacyAPIResponse  # what CrewAI asks for; it has no public name
 from openai.resources.chat import Completions
 
-from chatbot.agent.crew import model_errors
+from chatbot.agent import model_errors
+from chatbot.agent.model_errors import Filtered
 from chatbot.errors import ChatbotError, ModelTimeout, ServiceDown, Transient
 from chatbot.http import CONNECT_SECONDS, client
-from chatbot.agent.model_errors import Filtered
-from chatbot.agent.slots import Slots
+from chatbot.store.slots import Slots
 
 #: An answer of so many bytes is none.
 MOST_BYTES = 8 * 1024 * 1024

@@ -20,8 +20,8 @@ from kombu.common import maybe_declare
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from chatbot.broker import topology
-from chatbot.errors import BrokerUnavailable
 from chatbot.broker.internals.frames import Frames
+from chatbot.errors import BrokerUnavailable
 
 T = TypeVar("T")
 

@@ -28,14 +28,15 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from chatbot.broker import topology
-from chatbot.broker.internals.calls import Call
-from chatbot.errors import BrokerUnavailable, QueueFull, SendQueueFull
 from chatbot.broker.fill_level import SILENT_SECONDS, FillLevel
-from chatbot.broker.internals.frames import together
 from chatbot.broker.group_commit import GroupCommit
-from chatbot.resilience.later import Later
-from chatbot.messages import Message, Notice, Status
+from chatbot.broker.internals.calls import Call
+from chatbot.broker.internals.frames import together
 from chatbot.broker.publisher import Publisher, Publishers
+from chatbot.errors import BrokerUnavailable, QueueFull, SendQueueFull
+from chatbot.identity import key_of
+from chatbot.messages import Message, Notice, Status
+from chatbot.resilience.later import Later
 
 log = structlog.get_logger(__name__)
 
@@ -175,7 +176,7 @@ class Router:
             self._later.call(countdown, user, partial(self._wake_or_leave, user, number))
             return
         with self._may_be_refused(SEND):
-            self._commit(self._to_sender(SEND, (user, number), f"send.{_suffix(user)}"))
+            self._commit(self._to_sender(SEND, (user, number), f"send.{key_of(user)}"))
 
     def _wake_or_leave(self, user: str, number: int) -> None:
         try:
@@ -192,7 +193,7 @@ class Router:
         """
         arguments = (message.user, message.id)
         address = replace(message, text="").to_dict()  # the text has no business in that queue
-        wanted = self._to_sender(MARK_READ, arguments, f"send.{_suffix(message.user)}", message=address, asked_at=at)
+        wanted = self._to_sender(MARK_READ, arguments, f"send.{key_of(message.user)}", message=address, asked_at=at)
         self._publishers.run(wanted.deadline, lambda publisher: self._tell(publisher, wanted))
 
     def notify(self, message: Message, what: str, text: str, *, deadline: float | None = None) -> None:
@@ -202,7 +203,7 @@ class Router:
         """
         address = replace(message, text="").to_dict()
         wanted = self._to_sender(
-            NOTIFY, (message.user, what), f"send.{_suffix(message.user)}", deadline=deadline,
+            NOTIFY, (message.user, what), f"send.{key_of(message.user)}", deadline=deadline,
             text=text, message=address,
         )  # fmt: skip
         with self._may_be_refused(NOTIFY):
@@ -486,7 +487,3 @@ def _taken(publisher: Publisher, publish: Callable[[], T]) -> T:
     if publisher.returned:
         raise OperationalError(f"no queue takes {publisher.returned}")
     return published
-
-
-def _suffix(user: str) -> str:
-    return topology.queue_name(user).removeprefix("chat.")

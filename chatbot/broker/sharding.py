@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 from celery.result import AsyncResult
 
 from chatbot.broker import topology
+from chatbot.broker.router import Router
 from chatbot.errors import BrokerUnavailable, QueueFull
 from chatbot.messages import Message, Notice, Status
-from chatbot.broker.router import Router
 
 
 def name_of(url: str) -> str:

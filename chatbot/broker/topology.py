@@ -1,4 +1,4 @@
-"""Names and shapes of everything on the broker; no name is made anywhere else.
+"""Names and shapes of everything on the broker.
 
 exchange ``chat`` (topic) → ``chat.<user>`` one queue per user, ``chat.open``
 requests for a subscriber, ``send`` replies to deliver (bound to ``send.#``).
@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import threading
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import structlog
 from amqp.exceptions import PreconditionFailed
 from kombu import Exchange, Queue
+
+from chatbot.identity import key_of
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +41,6 @@ HOUSEKEEPING = "housekeeping"
 UNBOUND_SECONDS = 0.5
 
 _PREFIX = "chat."
-_RESERVED = frozenset({"open", "dead"})
 
 #: Wake-ups, statuses and marks that wait for a sender.
 MAX_TO_SEND = 100_000
@@ -99,18 +100,8 @@ DEAD_QUEUE = dead_queue(letters=100_000, size=1024**3)
 
 
 def queue_name(user: str) -> str:
-    """Return the name of the user's queue, which is its routing key too.
-
-    One to one: ``.``, ``*`` and ``#`` mean something in routing keys and are
-    percent-encoded, and so are names this topology keeps for itself. Raises
-    ``ValueError`` for an empty user or one over 200 bytes (AMQP names end at 255).
-    """
-    name = quote(user, safe="@").replace(".", "%2E")
-    if name in _RESERVED:
-        name = f"%{ord(name[0]):02X}{name[1:]}"
-    if not name or len(name) > 200:
-        raise ValueError("a user id has 1 to 200 bytes once percent-encoded")
-    return _PREFIX + name
+    """Return the name of the user's queue, which is its routing key too. Raises what ``key_of`` raises."""
+    return _PREFIX + key_of(user)
 
 
 def user_of(queue: str) -> str:

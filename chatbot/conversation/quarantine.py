@@ -6,7 +6,7 @@ for certain to be what did it; suspects never hold up other messages; each has `
 A process serves one suspect at a time, is kept for the next one for a while, and ends with its parent.
 
 Between the two processes go lines of JSON: settings first, then a suspect and its outcome in turn.
-``python -m chatbot.conversation.quarantine`` is the other end.
+``python -m chatbot.isolated_turn`` is the other end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import SecretStr
@@ -52,7 +52,7 @@ class Quarantine:
 
     def __init__(
         self, settings: Settings, *, processes: int = PROCESSES, seconds: float = SECONDS,
-        command: Sequence[str] = (sys.executable, "-m", "chatbot.conversation.quarantine"),
+        command: Sequence[str] = (sys.executable, "-m", "chatbot.isolated_turn"),
     ) -> None:  # fmt: skip
         self._settings = settings
         self._seconds = seconds
@@ -171,60 +171,3 @@ def _taken(outcome: dict[str, Any]) -> tuple[Message, str]:
             error.retry_after = outcome.get("retry_after")
         raise error
     return Message.from_dict(outcome["message"]), str(outcome["reply"])
-
-
-# -- the other end -------------------------------------------------------------------
-
-
-def main() -> None:
-    """Answer suspects from standard input until it ends, or nothing comes for ``IDLE_SECONDS``."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else writes there is no answer
-    lines = _lines()
-    first = next(lines, None)
-    if first is None:
-        return
-    from chatbot import config
-    from chatbot.app import Chatbot, configure_logging
-
-    settings = config.load(**json.loads(first))
-    configure_logging(settings)
-    bot = Chatbot(settings)
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone, and this process ends with it
-        for line in lines:
-            _say(answers, _outcome(bot, json.loads(line)))
-
-
-def _lines() -> Iterator[str]:
-    """Yield the lines of standard input; end with it, or when none comes for a while."""
-    read = bytearray()
-    while True:
-        while b"\n" in read:
-            line, _, rest = bytes(read).partition(b"\n")
-            read = bytearray(rest)
-            yield line.decode()
-        if not select.select([0], [], [], IDLE_SECONDS)[0]:
-            return
-        chunk = os.read(0, 65_536)
-        if not chunk:
-            return
-        read += chunk
-
-
-def _outcome(bot: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    message = Message.from_dict(asked["message"])
-    history = [Turn.from_dict(turn) for turn in asked["history"]]
-    try:
-        read, reply = bot.conversation.think(message, history)
-    except errors.ChatbotError as err:
-        return {"error": type(err).__name__, "says": str(err), "retry_after": getattr(err, "retry_after", None)}
-    return {"message": read.to_dict(), "reply": reply}
-
-
-def _say(answers: TextIO, outcome: dict[str, Any]) -> None:
-    answers.write(json.dumps(outcome) + "\n")
-    answers.flush()
-
-
-if __name__ == "__main__":
-    main()

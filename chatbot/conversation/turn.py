@@ -23,13 +23,13 @@ from typing import Protocol, TypeVar
 import structlog
 
 from chatbot import texts
-from chatbot.resilience.breaker import Breaker
-from chatbot.errors import EndsItsProcess, NoRoom, Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
 from chatbot.conversation.media import Reading
+from chatbot.errors import EndsItsProcess, NoRoom, Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
 from chatbot.messages import Message, Turn
-from chatbot.store.presence import Runs
+from chatbot.resilience.breaker import Breaker
 from chatbot.resilience.repeater import Repeater
 from chatbot.resilience.retry import in_place
+from chatbot.store.presence import Runs
 from chatbot.store.turns import DEDUPE_SECONDS, Begun, Committed, Moved, Store
 
 log = structlog.get_logger(__name__)

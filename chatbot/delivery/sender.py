@@ -30,8 +30,8 @@ import structlog
 from chatbot.channels.protocols import Sender
 from chatbot.errors import ChannelDown, Discard, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
 from chatbot.messages import Limits, Message, Part, Status, Turn
-from chatbot.store.presence import ALIVE_SECONDS, Runs
 from chatbot.resilience.retry import in_place
+from chatbot.store.presence import ALIVE_SECONDS, Runs
 from chatbot.store.turns import DEDUPE_SECONDS, LONGEST_REST_SECONDS, LOST, WRITTEN, Busy, Claimed, Rests, Store
 
 log = structlog.get_logger(__name__)

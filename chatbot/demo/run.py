@@ -13,9 +13,9 @@ import threading
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from chatbot import config
-
+from chatbot.app import Chatbot
 from chatbot.demo.run import embedded
-from chatbot.app import Chatbot, configure_logging
+from chatbot.observability.logging import configure_logging
 from chatbot.web.webhook import create_app
 
 CONCURRENCY = 16

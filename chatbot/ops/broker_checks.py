@@ -12,10 +12,9 @@ import httpx
 from amqp.exceptions import NotFound
 
 from chatbot import tls
-
 from chatbot.broker import topology
-from chatbot.errors import BrokerRefused, ChatbotError
 from chatbot.broker.fill_level import NEARLY_FULL
+from chatbot.errors import BrokerRefused, ChatbotError
 from chatbot.ops.finding import TIMEOUT, Finding, hint
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import OperationalError
 
 from chatbot.broker import topology
+from chatbot.broker.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
 from chatbot.errors import BrokerUnavailable, ChatbotError, QueueFull
 from chatbot.messages import Media, Message
-from chatbot.broker.router import ANSWER, MARK_READ, NOTIFY, REPORT, SEND
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot

@@ -6,7 +6,8 @@ knows nothing of the rest of this package. Everything lives in the memory of one
 
 ==============  =====================================================================
 ``graph``       what Meta answers: validation, error bodies
-``evolution``   what Evolution API answers and posts, where it is played too
+``instance``    the webhooks that Evolution API posts, where it is played too
+``evolution``   what Evolution API answers
 ``faults``      scripted failures of the stand-in
 ``files``       images and voice notes people sent
 ``state``       conversations, calls and events, bounded and safe between threads
@@ -14,11 +15,3 @@ knows nothing of the rest of this package. Everything lives in the memory of one
 ``routes``      the HTTP surface under ``/simulator``
 ==============  =====================================================================
 """
-
-from __future__ import annotations
-
-from chatbot.simulator.evolution import Instance
-from chatbot.simulator.routes import create_app, create_blueprint
-from chatbot.simulator.simulator import Simulator
-
-__all__ = ["Instance", "Simulator", "create_app", "create_blueprint"]

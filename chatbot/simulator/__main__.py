@@ -11,7 +11,8 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from chatbot.simulator import Simulator, create_app
+from chatbot.simulator.routes import create_app
+from chatbot.simulator.simulator import Simulator
 
 #: Requests at a time; pages and faults of the script may keep one waiting for long.
 THREADS = 64

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from chatbot.simulator import graph, said
-from chatbot.simulator.evolution import Instance
 from chatbot.simulator.faults import Fault, Faults
 from chatbot.simulator.files import File, Files
+from chatbot.simulator.instance import Instance
 from chatbot.simulator.rates import RateLimiter
 from chatbot.simulator.state import Bubble, State
 from chatbot.simulator.webhooks import Poster, is_number, message_body, signed, status_body

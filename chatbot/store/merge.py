@@ -18,8 +18,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from chatbot.identity import Contact
 from chatbot.errors import TurnUnderWay
+from chatbot.identity import Contact
 from chatbot.messages import Turn
 
 #: What a conversation knows of a turn and of a delivery under way.

@@ -29,8 +29,8 @@ from uuid import uuid4
 import structlog
 
 from chatbot.errors import Transient
-from chatbot.store.client import reachable, redis_time, script
 from chatbot.resilience.repeater import Repeater
+from chatbot.store.client import reachable, redis_time, script
 
 log = structlog.get_logger(__name__)
 

@@ -47,7 +47,7 @@ Keys (``<user>`` percent-encoded as in queue names):
 ``chatbot:sessions``                   zset    user → Unix time of the last activity
 ``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
 ``chatbot:counts``                     hash    event → how often it happened
-``chatbot:processes``                  hash    process → when it last said that it lives, and what (``store/presence.py``)
+``chatbot:processes``                  hash    process → when it last said that it lives (``presence.py``)
 ``chatbot:redelivered:<task>``         set     processes that run a task which was delivered again, or ended under it
 =====================================  ======  ===============================================
 
@@ -64,13 +64,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from chatbot.identity import Contact, Names
 from chatbot.errors import TurnUnderWay
+from chatbot.identity import Contact, Names, key_of
 from chatbot.messages import Limits, Message, Turn
+from chatbot.store.client import connect, reachable, redis_time, script
 from chatbot.store.merge import Moves, destination
 from chatbot.store.presence import CLAIM_SECONDS
-from chatbot.store.client import connect, reachable, redis_time, script
-from chatbot.broker.topology import queue_name
 
 __all__ = ["Begun", "Busy", "Claimed", "Moved", "Store", "TurnUnderWay", "connect"]
 
@@ -589,4 +588,4 @@ def _turn_key(message: Message) -> str:
 
 
 def _key(user: str, what: str) -> str:
-    return f"chatbot:{{{queue_name(user).removeprefix('chat.')}}}:{what}"
+    return f"chatbot:{{{key_of(user)}}}:{what}"

@@ -1,11 +1,14 @@
-"""Gunicorn's settings (``gunicorn -c python:chatbot.web.serving``), taken from ours.
+"""What gunicorn serves (``gunicorn -c python:chatbot.web.serving 'chatbot.web.serving:application()'``) and how.
 
 Threads, because a request only waits for the broker; a thread gets whole requests only
 (``web/slow_clients.py``), because anybody can send half a one. The simulator keeps its state in
 memory, so with it there is one process.
 """
 
+from flask import Flask
+
 from chatbot.app import from_environment
+from chatbot.web.webhook import create_app
 
 _settings = from_environment().settings
 
@@ -19,3 +22,8 @@ graceful_timeout = 10
 #: sends a request into a connection that is being closed.
 keepalive = 75
 control_socket_disable = True
+
+
+def application() -> Flask:
+    """Return the WSGI application, built from the environment."""
+    return create_app(from_environment())

@@ -27,8 +27,8 @@ from flask import Blueprint, Flask, Response, abort, current_app, jsonify, redir
 
 from chatbot import texts
 from chatbot.errors import BadPayload, BadSignature, BrokerUnavailable, QueueFull
-from chatbot.web.incoming import HEAD_CHECK, Refused
 from chatbot.messages import Message
+from chatbot.web.incoming import HEAD_CHECK, Refused
 
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
@@ -199,12 +199,8 @@ def _refusal(status: int, reason: str) -> Refused:
     return Refused(status, reason)
 
 
-def create_app(bot: Chatbot | None = None) -> Flask:
-    """Return the WSGI application, by default built from the environment."""
-    if bot is None:
-        from chatbot.app import from_environment
-
-        bot = from_environment()
+def create_app(bot: Chatbot) -> Flask:
+    """Return the WSGI application."""
     app = Flask(__name__)
     app.config["CHATBOT"] = bot
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -216,7 +212,7 @@ def create_app(bot: Chatbot | None = None) -> Flask:
     app.register_error_handler(BrokerUnavailable, lambda e: _failed(e, 503))
     app.register_error_handler(413, _too_large)
     if bot.settings.simulator:
-        from chatbot.simulator import create_blueprint
+        from chatbot.simulator.routes import create_blueprint
 
         bot.simulator.start()
         app.register_blueprint(create_blueprint(bot.simulator))

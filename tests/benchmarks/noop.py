@@ -12,8 +12,8 @@ import redis
 from celery import signals
 from kombu import Queue
 
-from chatbot.broker import topology
 from chatbot.app import from_environment
+from chatbot.broker import topology
 from chatbot.messages import Message
 from tests.benchmarks.workers import BEGAN, PROBE, STATIC, Tally
 

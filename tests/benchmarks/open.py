@@ -21,8 +21,8 @@ from functools import partial
 import kombu
 
 from chatbot.broker import topology
-from chatbot.messages import Message
 from chatbot.broker.router import ANSWER, declare_user_queue
+from chatbot.messages import Message
 from tests.benchmarks.bench import Bench, Figures, allow_queues, note, percentile, ratio, table
 from tests.benchmarks.workers import PROBE, STATIC, Workers
 from tests.servers import RabbitMQ, wait_until

@@ -17,10 +17,10 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-from chatbot.broker import topology
 from chatbot.app import Chatbot
-from chatbot.messages import Message
+from chatbot.broker import topology
 from chatbot.broker.router import ANSWER
+from chatbot.messages import Message
 from tests.benchmarks.bench import Bench, Figures, ratio, table
 from tests.benchmarks.workers import STATIC, Workers, chatbot
 

@@ -36,7 +36,7 @@ app = Celery("bare", broker="amqp://")
 def answer(text):
     pass
 """
-_OUR_APP = "from chatbot import celery as app\n"
+_OUR_APP = "from chatbot.celery import app\n"
 #: As ``celery worker`` does it, up to its connection.
 _WORKER = """
 import celery.bin.celery

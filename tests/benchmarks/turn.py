@@ -17,12 +17,12 @@ from typing import Any
 
 import kombu
 
-from chatbot.broker import topology
 from chatbot.app import Chatbot
+from chatbot.broker import topology
+from chatbot.broker.router import bind_user_queue, declare_user_queue
 from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.config import Settings
 from chatbot.messages import Message, Status
-from chatbot.broker.router import bind_user_queue, declare_user_queue
 from chatbot.web.webhook import create_app
 from tests.benchmarks.bench import Bench, Figures, table
 from tests.proxy import TcpProxy

@@ -138,7 +138,7 @@ def webhooks(bench: Bench) -> Iterator[tuple[dict[str, int], Process]]:
         gunicorn = [str(Path(sys.executable).parent / "gunicorn"), "-c", "python:chatbot.web.serving"]
         drain = [sys.executable, "-m", "tests.benchmarks.drain", bench.rabbitmq.url]
         commands = {
-            OURS: [*gunicorn, "chatbot.web.webhook:create_app()"],
+            OURS: [*gunicorn, "chatbot.web.serving:application()"],
             THIN: [*gunicorn, "tests.benchmarks.thin:app"],
             "drain": [*drain, *queues],
         }

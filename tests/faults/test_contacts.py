@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from chatbot.resilience.breaker import Breaker
-from chatbot.identity import Names
 from chatbot.conversation.turn import Conversation
 from chatbot.delivery.sender import Delivery
 from chatbot.errors import OutcomeUnknown, TooFast, Transient
+from chatbot.identity import Names
 from chatbot.messages import Message, Part, Turn
+from chatbot.resilience.breaker import Breaker
 from chatbot.store.presence import Runs
 from chatbot.store.turns import Store, connect
 from tests.faults import test_promises

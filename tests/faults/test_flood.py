@@ -6,7 +6,6 @@ import threading
 
 import kombu
 
-from chatbot import texts
 from tests.servers import wait_until
 from tests.stub_llm import StubLLM
 from tests.system import System

@@ -28,12 +28,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from chatbot.conversation.turn import turn
-from chatbot.resilience.breaker import Breaker
+from chatbot.conversation import turn as conversation
 from chatbot.conversation.turn import Conversation
 from chatbot.delivery.sender import MOST_RUNS_IN_PART, Delivery
 from chatbot.errors import OutcomeUnknown, Permanent, TooFast, Transient, TurnUnderWay
 from chatbot.messages import Message, Part, Status, Turn
+from chatbot.resilience.breaker import Breaker
 from chatbot.store.presence import ALIVE_SECONDS, CLAIM_SECONDS, RENEW_SECONDS, Runs
 from chatbot.store.turns import OVERDUE_SECONDS, Busy, Committed, Store, connect
 
@@ -42,7 +42,7 @@ WORKERS = SENDERS = 4
 HISTORY_TURNS = 3
 SETTLE_SECONDS = 60.0
 #: Away for longer than a run has patience.
-AWAY_SECONDS = turn.PATIENCE_SECONDS + 30.0
+AWAY_SECONDS = conversation.PATIENCE_SECONDS + 30.0
 #: What the machine's clock moves at every step.
 MOMENT = 0.001
 

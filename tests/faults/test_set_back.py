@@ -25,11 +25,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatbot.resilience.breaker import Breaker
 from chatbot.conversation.turn import Conversation
 from chatbot.delivery.sender import LOOK_AGAIN_SECONDS, Delivery
 from chatbot.errors import Transient
 from chatbot.messages import Message, Part
+from chatbot.resilience.breaker import Breaker
 from chatbot.store.presence import ALIVE_SECONDS, CLAIM_SECONDS, Runs
 from chatbot.store.turns import OVERDUE_SECONDS, Store
 from tests.faults import test_promises

@@ -121,11 +121,11 @@ def judge(
         got[item["to"]].append(item)
     kept = Counter(dead)
     effective: set[int] = set()
-    for phone, texts in accepted.items():
-        fates = _Fates(phone, texts, done, kept, verdict).of(got.pop(phone, []))
+    for phone, theirs in accepted.items():
+        fates = _Fates(phone, theirs, done, kept, verdict).of(got.pop(phone, []))
         effective |= {number for number in fates if number}
-        _judge_prompts(texts, fates, by_number, history_turns, done, verdict)
-        _judge_overlaps(texts, fates, by_number, done, verdict)
+        _judge_prompts(theirs, fates, by_number, history_turns, done, verdict)
+        _judge_overlaps(theirs, fates, by_number, done, verdict)
     for phone, foreign in got.items():
         verdict.blame("leaked_context", f"{phone} never wrote and was sent {foreign[:1]}")
     for call in calls:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from chatbot.channels.protocols import Sender
+from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.channels.evolution.channel import Evolution
 from chatbot.channels.formatting import CUT, LONGEST
 from chatbot.channels.null import Shell
-from chatbot.channels.cloud.channel import WhatsApp
+from chatbot.channels.protocols import Sender
 from chatbot.messages import Part
 
 CHANNELS: dict[str, Sender] = {

@@ -18,8 +18,9 @@ import pytest
 from werkzeug.serving import make_server
 
 from chatbot.channels.cloud.payload import parse
-from chatbot.simulator import Simulator, create_app
 from chatbot.simulator.faults import Fault
+from chatbot.simulator.routes import create_app
+from chatbot.simulator.simulator import Simulator
 from tests import npm
 from tests.payloads import FIXTURES, PAYLOADS, body_of
 

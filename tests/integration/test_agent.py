@@ -18,9 +18,9 @@ from crewai.tools import BaseTool
 from openai._utils import _transform as openai_transform
 
 from chatbot.agent.crew import CrewAgent, Persona, from_settings
+from chatbot.agent.models import OfflineLLM, SeeingLLM, build, offline_reply
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import ModelTimeout, Permanent, ServiceDown, Transient
-from chatbot.agent.models import OfflineLLM, SeeingLLM, build, offline_reply
 from chatbot.messages import Message, Turn
 from tests.stub_llm import StubLLM, completion
 

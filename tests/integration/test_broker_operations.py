@@ -16,8 +16,8 @@ import pytest
 from kombu.exceptions import OperationalError
 from structlog.testing import capture_logs
 
-from chatbot.broker import topology
 from chatbot.app import Chatbot
+from chatbot.broker import topology
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message, Status

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot import app, cli
-
 from chatbot.broker import topology
 from chatbot.cli import main
 from chatbot.errors import Permanent

@@ -14,11 +14,11 @@ from crewai.tools import BaseTool
 
 from chatbot import texts
 from chatbot.agent.crew import CrewAgent, Persona, from_settings
-from chatbot.resilience.breaker import Breaker
+from chatbot.agent.models import build
 from chatbot.config import Settings
 from chatbot.errors import CircuitOpen, ModelTimeout, NoRoom, Permanent, ServiceDown, Transient
-from chatbot.agent.models import build
 from chatbot.messages import Message, Turn
+from chatbot.resilience.breaker import Breaker
 from tests.stub_llm import SERVERS, StubLLM, completion
 
 CPF = "529.982.247-25"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chatbot.store.notices import Notices
 from chatbot.store.client import connect
+from chatbot.store.notices import Notices
 from tests.payloads import FIXTURES, body_of
 from tests.servers import wait_until
 from tests.system import System

@@ -7,15 +7,13 @@ import time
 
 import pytest
 
-from chatbot.broker import topology
-
-from chatbot.demo.run import embedded
-
-from chatbot.sessions.housekeeping import housekeeping
 from chatbot.app import Chatbot
+from chatbot.broker import topology
 from chatbot.config import Settings
+from chatbot.demo.run import embedded
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
+from chatbot.sessions import housekeeping
 from chatbot.sessions.housekeeping import MOST_WAITING, WAKE_AGAIN_SECONDS, Sessions
 from chatbot.store.turns import OVERDUE_SECONDS, Store
 from tests.proxy import TcpProxy
@@ -176,7 +174,7 @@ def test_a_rescue_takes_nobody_from_another_broker(bot, store, clock):
 
 def test_a_pass_over_the_sessions_ends_in_time_and_the_next_one_goes_on(bot, store, clock, monkeypatch):
     """Each session that is over costs a closed channel: 10,000 of them took 44 s, every 10 s."""
-    monkeypatch.setattr(sessions, "PAGE", 4)
+    monkeypatch.setattr(housekeeping, "PAGE", 4)
     for n in range(30):
         commit(store, f"u{n:02}")
         clock.now += 1

@@ -14,21 +14,19 @@ from types import SimpleNamespace
 import pytest
 from amqp.exceptions import MessageNacked, PreconditionFailed
 
-from chatbot.broker import topology
-
-from chatbot.demo.run import embedded
-
-from chatbot.sessions.housekeeping import bootstep
-from chatbot.broker import router as chatbot_router
 from chatbot.app import Chatbot
-from chatbot.resilience.breaker import Breaker
-from chatbot.config import Settings
-from chatbot.errors import BrokerUnavailable, CircuitOpen, QueueFull
+from chatbot.broker import router as chatbot_router
+from chatbot.broker import topology
 from chatbot.broker.group_commit import GroupCommit
-from chatbot.messages import Message
 from chatbot.broker.router import Router, declare_user_queue
-from chatbot.sessions.housekeeping import Sessions
+from chatbot.config import Settings
+from chatbot.demo.run import embedded
+from chatbot.errors import BrokerUnavailable, CircuitOpen, QueueFull
+from chatbot.messages import Message
+from chatbot.resilience.breaker import Breaker
+from chatbot.sessions import bootstep
 from chatbot.sessions.bootstep import Subscriptions
+from chatbot.sessions.housekeeping import Sessions
 from tests.servers import wait_until
 from tests.system import System
 
@@ -518,7 +516,7 @@ def test_a_worker_at_its_cap_leaves_new_users_to_others(tmp_path, rabbitmq, redi
 
 def test_a_message_given_back_pauses_without_a_thread_and_longer_each_time(rabbitmq, bot, monkeypatch):
     """Eight threads, twenty users whose turns cannot be taken: a further user is answered all the same."""
-    monkeypatch.setattr(subscriptions, "PUT_BACK_SECONDS", (0.2, 10.0))
+    monkeypatch.setattr(bootstep, "PUT_BACK_SECONDS", (0.2, 10.0))
     seen = defaultdict(list)
 
     class Down(Echo):
@@ -847,7 +845,7 @@ def test_a_lease_is_handed_back_in_time_idle_or_busy(bot, monkeypatch):
             return super()._subscribe(lease, queue, served=served)
 
     with serving(bot, Watched):
-        monkeypatch.setattr(subscriptions, "LEASE_SECONDS", 0.2)
+        monkeypatch.setattr(bootstep, "LEASE_SECONDS", 0.2)
         say(bot, "0")
         wait_until(lambda: taken_anew.count(True) >= 2, what="the lease of an idle session, twice")
         for n in range(1, 10):
@@ -886,7 +884,7 @@ def test_sessions_spread_over_a_worker_that_joins(tmp_path, rabbitmq, redis_serv
             assert sessions == len(users)
             system.start("worker")
             with monkeypatch.context() as patched:
-                patched.setattr(subscriptions, "LEASE_SECONDS", 0.2)  # of the first worker's, which is in this process
+                patched.setattr(bootstep, "LEASE_SECONDS", 0.2)  # of the first worker's, which is in this process
                 wait_until(lambda: served_by().keys() - {first}, what="sessions at the second worker")
             for user in users:
                 say(bot, "voltei", user)

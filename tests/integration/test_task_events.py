@@ -7,11 +7,10 @@ from contextlib import closing
 import kombu
 from celery.events.event import event_exchange
 
-from chatbot.broker.internals import task_events
-
-from chatbot.demo.run import embedded
 from chatbot.app import Chatbot
+from chatbot.broker.internals import task_events
 from chatbot.config import Settings
+from chatbot.demo.run import embedded
 from chatbot.messages import Status
 from tests.servers import wait_until
 

@@ -13,12 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from chatbot.broker import topology
-
-from chatbot.demo.run import embedded
-
-from chatbot.sessions.housekeeping import bootstep
-from chatbot.errors import BrokerUnavailable
 from chatbot.broker.router import REPORTED_TOGETHER, UNREAD
+from chatbot.demo.run import embedded
+from chatbot.errors import BrokerUnavailable
+from chatbot.sessions import bootstep
 from chatbot.sessions.steps import SLICE
 from tests.benchmarks.turn import LIVE, NEW, STATUS, Cost, message, watched, written
 from tests.servers import held, wait_until

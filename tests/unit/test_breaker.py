@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from chatbot.resilience.breaker import LONGEST_REST, Breaker
 from chatbot.errors import CircuitOpen, ModelTimeout, NoRoom, Permanent, ServiceDown, Transient
+from chatbot.resilience.breaker import LONGEST_REST, Breaker
 
 
 class Model:

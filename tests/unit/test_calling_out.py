@@ -16,15 +16,15 @@ from functools import cache
 import pytest
 import structlog
 
-from chatbot.app import configure_logging
-from chatbot.channels.protocols import cloud_media
+from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.channels.cloud.errors import MEANINGS
 from chatbot.channels.evolution.channel import Evolution
-from chatbot.channels.cloud.channel import WhatsApp
+from chatbot.channels.protocols import cloud_media
 from chatbot.config import Settings
-from chatbot.errors import ChatbotError, OutcomeUnknown, Permanent, Transient
 from chatbot.conversation.media import SILENT, MediaReader, Transcriber
+from chatbot.errors import ChatbotError, OutcomeUnknown, Permanent, Transient
 from chatbot.messages import Media, Message, Part
+from chatbot.observability.logging import configure_logging
 from tests.slow_server import Connection, answer, dripping, endless, serving
 
 #: What every call may take here; a drip takes six times as long.

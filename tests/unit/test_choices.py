@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.channels.protocols import choices as module
+from chatbot.channels import choices as module
 from chatbot.channels.choices import offered
 from chatbot.messages import Choice
 

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 import pytest
 import structlog
 
-from chatbot.app import Chatbot, configure_logging
-from chatbot.config import Settings
-from chatbot.identity import Contact, Names, canonical
-from chatbot.errors import TurnUnderWay
-from chatbot.messages import Message, Status
-from chatbot.ops import dead_letters
+from chatbot.app import Chatbot
 from chatbot.broker.publisher import Publishers
 from chatbot.broker.router import Router
+from chatbot.config import Settings
+from chatbot.errors import TurnUnderWay
+from chatbot.identity import Contact, Names, canonical
+from chatbot.messages import Message, Status
+from chatbot.observability.logging import configure_logging
+from chatbot.ops import dead_letters
 from chatbot.store.turns import Moved, Store, connect
 from chatbot.web.webhook import create_app
 from tests.system import APP_SECRET, sign, webhook_body

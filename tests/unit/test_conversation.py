@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from chatbot import texts
-from chatbot.resilience.breaker import Breaker
 from chatbot.conversation.turn import MAX_ATTEMPTS, MAX_WAITS, SUSPECT_ATTEMPTS, Conversation
 from chatbot.errors import (
     BrokerUnavailable,
@@ -21,6 +20,7 @@ from chatbot.errors import (
     Transient,
 )
 from chatbot.messages import Message
+from chatbot.resilience.breaker import Breaker
 from chatbot.store.presence import Runs
 from chatbot.store.turns import Store, TurnUnderWay, connect
 from tests.servers import wait_until

@@ -9,7 +9,7 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
-from chatbot.delivery.sender import sender as delivery_module
+from chatbot.delivery import sender as delivery_module
 from chatbot.delivery.sender import (
     HEADROOM,
     LONGEST_COUNTDOWN_SECONDS,

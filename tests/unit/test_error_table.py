@@ -6,8 +6,8 @@ import httpx
 import pytest
 from pywa.errors import WhatsAppError
 
-from chatbot.channels.cloud.errors import MEANINGS, Treatment, classified, meaning_of
 from chatbot.channels.cloud.channel import WhatsApp
+from chatbot.channels.cloud.errors import MEANINGS, Treatment, classified, meaning_of
 from chatbot.errors import ChannelDown, Permanent, TooFast, Transient
 from chatbot.messages import Status
 

@@ -30,9 +30,11 @@ from chatbot.errors import (
     Transient,
 )
 from chatbot.messages import Media, Message, Part
-from chatbot.simulator import Instance, Simulator, create_app
 from chatbot.simulator.faults import Fault
 from chatbot.simulator.files import File
+from chatbot.simulator.instance import Instance
+from chatbot.simulator.routes import create_app
+from chatbot.simulator.simulator import Simulator
 from chatbot.web.webhook import MAX_BODY_BYTES
 from chatbot.web.webhook import create_app as create_webhook
 

@@ -323,8 +323,8 @@ def test_the_openai_client_ends_in_time_with_it():
 
 
 def test_httpx_is_not_imported_before_the_first_call():
-    modules = "chatbot.http, chatbot.conversation.media, chatbot.web.webhook, chatbot.channels.cloud.channel, chatbot.channels.evolution.channel"
-    program = f"import sys, {modules}\nsys.exit('httpx' in sys.modules)"
+    names = ("http", "conversation.media", "web.webhook", "channels.cloud.channel", "channels.evolution.channel")
+    program = f"import sys, {', '.join(f'chatbot.{name}' for name in names)}\nsys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

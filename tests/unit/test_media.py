@@ -17,15 +17,24 @@ import pytest
 
 from chatbot import http, texts
 from chatbot.app import Chatbot
-from chatbot.resilience.breaker import Breaker
-from chatbot.channels.protocols import cloud_media
 from chatbot.channels.cloud.channel import WhatsApp
+from chatbot.channels.protocols import cloud_media
 from chatbot.config import Settings
+from chatbot.conversation.media import (
+    HIDDEN,
+    IMAGE_BYTES,
+    SHOWN,
+    SILENT,
+    MediaReader,
+    Reading,
+    Transcriber,
+    transcriber,
+)
 from chatbot.conversation.turn import MAX_WAITS, READ_TRIES, Conversation
 from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, ServiceDown, TooFast, Transient
-from chatbot.conversation.media import HIDDEN, IMAGE_BYTES, SHOWN, SILENT, MediaReader, Reading, Transcriber, transcriber
 from chatbot.messages import Media, Message
 from chatbot.ops.doctor import examine
+from chatbot.resilience.breaker import Breaker
 from chatbot.store.presence import Presence, Runs
 from chatbot.store.turns import Store, connect
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from chatbot.errors import ModelTimeout, Permanent, ServiceDown, Transient
 from chatbot.agent.model_errors import LONGEST, Filtered, TooLong, in_answer, meaning, pause
+from chatbot.errors import ModelTimeout, Permanent, ServiceDown, Transient
 
 TOO_LONG = [
     (400, "the request exceeds the available context size. try increasing the context size or enable context shift"),

@@ -10,16 +10,15 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from chatbot import app
-
-from chatbot.store.turns import notices
 from chatbot.app import Chatbot
 from chatbot.cli import main
 from chatbot.config import Settings
-from chatbot.identity import Names
 from chatbot.errors import Transient
+from chatbot.identity import Names
 from chatbot.messages import Notice
-from chatbot.store.notices import Notices
+from chatbot.store import notices
 from chatbot.store.client import connect
+from chatbot.store.notices import Notices
 
 fresh = itertools.count()
 

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from chatbot.errors import Transient
-from chatbot.store.presence import ALIVE_SECONDS, Presence, Redeliveries, Runs
 from chatbot.store.client import connect
+from chatbot.store.presence import ALIVE_SECONDS, Presence, Redeliveries, Runs
 from tests.servers import ROOT, wait_until
 
 fresh = itertools.count()

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot import texts
-from chatbot.messages import Message, Turn
 from chatbot.agent.prompt import LEFT_OUT, Room, cut_middle, cut_to, messages, tokens
+from chatbot.messages import Message, Turn
 
 WIDE = Room(turns=20, chars=24_000, tokens=100_000)
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from chatbot.app import Chatbot
+from chatbot.broker.publisher import Publisher, Publishers
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
-from chatbot.broker.publisher import Publisher, Publishers
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from chatbot import config
+from chatbot.conversation.quarantine import Quarantine
 from chatbot.errors import EndsItsProcess, NoRoom, Permanent, Transient
 from chatbot.messages import Message, Turn
-from chatbot.conversation.quarantine import Quarantine
 from tests.servers import wait_until
 
 SETTINGS = {"broker_url": "memory://localhost/", "redis_url": "fakeredis://apart", "llm_model": "offline"}
@@ -153,7 +153,7 @@ def test_a_process_whose_worker_is_gone_ends_without_a_word():
     first = {name: value for name, value in SETTINGS.items() if isinstance(value, str)}
     asked = {"message": MESSAGE.to_dict(), "history": []}
     child = subprocess.Popen(
-        [sys.executable, "-m", "chatbot.conversation.quarantine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "chatbot.isolated_turn"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     child.stdout.close()

@@ -9,10 +9,10 @@ import pytest
 
 from chatbot import config
 from chatbot.app import Chatbot
+from chatbot.broker.sharding import ShardedRouter, choose, name_of
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Notice, Status
-from chatbot.broker.sharding import ShardedRouter, choose, name_of
 
 BROKERS = ["a:5672/", "b:5672/", "c:5672/"]
 USERS = [f"55119{n:08}" for n in range(3000)]

@@ -17,14 +17,15 @@ import pytest
 from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
-from chatbot.channels.protocols import cloud_payload
 from chatbot.channels.cloud.channel import WhatsApp
+from chatbot.channels.protocols import cloud_payload
 from chatbot.messages import Media, Message
-from chatbot.simulator import Simulator, create_app
 from chatbot.simulator import files as simulator_files
 from chatbot.simulator import state as simulator_state
 from chatbot.simulator.graph import Refused
 from chatbot.simulator.rates import RateLimiter, Rates
+from chatbot.simulator.routes import create_app
+from chatbot.simulator.simulator import Simulator
 from tests.servers import wait_until
 
 SECRET = "the app secret"

@@ -24,7 +24,8 @@ import pytest
 from flask import Flask, Response, request
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect, sync_playwright
 
-from chatbot.simulator import Simulator, create_app
+from chatbot.simulator.routes import create_app
+from chatbot.simulator.simulator import Simulator
 from tests.servers import PYTHON, ROOT, Process, free_port, wait_until
 from tests.unit.test_simulator import AUTHORIZED, JOAO, MARIA, NUMBER, interactive, serving
 

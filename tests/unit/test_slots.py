@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import NoRoom
 from chatbot.store.client import connect
-from chatbot.agent.slots import LEASE_SECONDS, SEEN_SECONDS, Slots
+from chatbot.store.slots import LEASE_SECONDS, SEEN_SECONDS, Slots
 
 
 class Clock:

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from kombu.message import Message
 
-from chatbot.store.presence import Process
 from chatbot.sessions.bootstep import THREAD_SECONDS, Session, Subscriptions, excess_sessions
+from chatbot.store.presence import Process
 
 
 class Watched(Message):

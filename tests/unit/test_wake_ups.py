@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from chatbot.app import Chatbot
+from chatbot.broker.router import Router
 from chatbot.config import Settings
 from chatbot.errors import BrokerUnavailable
-from chatbot.broker.router import Router
 from tests.servers import wait_until
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.channels.formatting import split
 from chatbot.channels.cloud.channel import WhatsApp
+from chatbot.channels.formatting import split
 from chatbot.errors import (
     BadPayload,
     BadSignature,

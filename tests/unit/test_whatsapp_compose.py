@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.channels.formatting import LIMIT, to_whatsapp
-from chatbot.channels.cloud.channel import BUTTONS, INTERACTIVE_BODY, ROWS, WhatsApp
 from chatbot.channels.choices import as_text, offered
+from chatbot.channels.cloud.channel import BUTTONS, INTERACTIVE_BODY, ROWS, WhatsApp
+from chatbot.channels.formatting import LIMIT, to_whatsapp
 from chatbot.messages import Choice, Message, Part, Status
 
 TO = Message(user="5511999990001", id="wamid.in", text="oi", channel="whatsapp", account="77", phone="5511999990001")

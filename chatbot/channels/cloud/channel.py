@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chatbot import http, texts
-from chatbot.channels.protocols import cloud_media, cloud_payload
 from chatbot.channels.answers import json_in
+from chatbot.channels.choices import as_text, offered
 from chatbot.channels.cloud.errors import classified, failure, meaning_of
 from chatbot.channels.formatting import plain, shortened, split, to_whatsapp
-from chatbot.channels.choices import as_text, offered
+from chatbot.channels.protocols import cloud_media, cloud_payload
 from chatbot.config import secret
 from chatbot.errors import BadSignature, OutcomeUnknown, Permanent, Transient
-from chatbot.texts import OPTIONS, PICK
 from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status, writable
+from chatbot.texts import OPTIONS, PICK
 
 if TYPE_CHECKING:
     from chatbot.config import Settings

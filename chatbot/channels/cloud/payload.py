@@ -55,7 +55,6 @@ from typing import Any
 
 import structlog
 
-from chatbot.channels.protocols import cloud_notices
 from chatbot.channels.cloud.people import Contacts, before, contacts_in, moved_to, person, sender
 from chatbot.channels.cloud.texts import led_to, payment, text_in
 from chatbot.channels.json_fields import (
@@ -69,6 +68,7 @@ from chatbot.channels.json_fields import (
     text_of,
     time_of,
 )
+from chatbot.channels.protocols import cloud_notices
 from chatbot.messages import Inbound, Media, Message, Notice, Pricing, Status
 
 log = structlog.get_logger(__name__)

@@ -26,11 +26,11 @@ from urllib.parse import quote
 import jwt
 
 from chatbot import http
-from chatbot.channels.protocols import evolution_payload
 from chatbot.channels.answers import json_in, retry_after
+from chatbot.channels.choices import as_text, offered
 from chatbot.channels.formatting import plain, shortened, split, to_whatsapp
 from chatbot.channels.json_fields import dict_of, dicts_of, id_of, list_of, text_of
-from chatbot.channels.choices import as_text, offered
+from chatbot.channels.protocols import evolution_payload
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
 from chatbot.messages import Inbound, Limits, Message, Part, Status, writable

@@ -21,8 +21,8 @@ from typing import Any
 import structlog
 
 from chatbot.errors import NoRoom, Transient
-from chatbot.store.client import reachable, script
 from chatbot.resilience.repeater import Repeater
+from chatbot.store.client import reachable, script
 
 log = structlog.get_logger(__name__)
 
