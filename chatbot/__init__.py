@@ -1,26 +1,24 @@
 """chatbot: conversations on WhatsApp through an LLM agent, one queue per user.
 
-The way of a message, in the order of the files:
+The way of a message, folder by folder:
 
-1. ``webhook``        verify the signature, parse, publish, answer 200 (``slow_clients``, ``incoming``: whole
-                      requests only; ``notices``: what is told beside messages)
-2. ``router``         the message goes to ``chat.<user>``; asks for a subscriber (``publishing``: confirmed, by a
-                      deadline; ``group_commit``: for several threads at once; ``shards``: on several brokers)
-3. ``subscriptions``  a worker's bootstep consumes users' queues on demand (``steps``: in slices)
-4. ``conversation``   one turn: claim, history, agent, commit, reply (``media``, ``agent``, ``llm``; ``quarantine``:
-                      in a process of its own)
-5. ``delivery``       replies in order, each once, through a channel (``channels/``; every call out by ``http``, over
-                      ``transport``; ``later``: what is put off)
-6. ``sessions``       idle ones are closed, orphaned ones are rescued (``beat`` asks for it)
+1. ``web``            the webhook verifies, parses, publishes, and answers 200
+2. ``broker``         the message goes to ``chat.<user>``, and somebody is asked to serve that queue
+3. ``sessions``       a worker consumes users' queues on demand; idle ones are closed, orphaned ones rescued
+4. ``conversation``   one turn: claim, past, agent, commit
+5. ``agent``          CrewAI and the model
+6. ``delivery``       replies in order, each once, through a channel
 
-Around a model: ``prompt`` is what it is shown, ``window`` how much of that fits, ``slots`` how many
-calls are in flight, ``model_client`` the call, ``model_errors`` what a failure means, ``breaker`` what
-spares it while it fails, and ``spoken`` what of its answer people read.
+Beside it: ``store`` (Redis), ``channels`` (a vendor's formats and calls), ``resilience`` (retry, breaker,
+deadline), ``observability`` (logs), ``ops`` (doctor, dead letters), ``simulator`` (a WhatsApp on your desk,
+which knows nothing of the rest) and ``demo``.
 
-``store`` keeps conversations in Redis, over ``redis_client``; ``moves`` makes one of two where they
-are one person's. ``presence`` says which processes and runs live: ``heartbeat`` tells it, and
-``repeater`` renews what they claimed. ``topology`` names everything on the broker; ``messages``,
-``contacts`` and ``errors`` are the vocabulary, ``tasks`` what Celery calls, ``task_events`` what Flower
-sees. ``connection`` is every connection to the broker, ``tls`` what it and Redis' need to know,
-``library_logs`` what Celery may log. Only ``config`` reads the environment, only ``app`` builds.
+The vocabulary: ``messages`` (what travels), ``identity`` (who is a user), ``errors``, ``texts`` (what the
+system itself says), ``config`` (the only reader of the environment), ``tls``, ``http`` (every call out).
+
+``tasks`` holds each Celery task, ``app`` builds everything, ``celery`` is the app that ``celery -A chatbot``
+finds, ``cli`` the commands, ``isolated_turn`` a process for a turn that may end its own.
+
+Imports point down: cli, ops, demo > app > tasks > web, sessions, conversation, delivery > store, broker,
+channels, agent > vocabulary. ``pyproject.toml`` has the contracts.
 """

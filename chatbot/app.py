@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.simulator.simulator import Simulator
     from chatbot.store.notices import Notices
     from chatbot.store.presence import Presence, Redeliveries, Runs
+    from chatbot.store.slots import Slots
     from chatbot.store.turns import Store
 
 
@@ -123,7 +124,15 @@ class Chatbot:
         """The CrewAI agent; importing it takes seconds."""
         from chatbot.agent.crew import from_settings
 
-        return from_settings(self.settings, redis=self.redis)
+        return from_settings(self.settings, self.slots)
+
+    @property
+    def slots(self) -> Slots | None:
+        """Bounds the calls to the model that are in flight; ``None`` for no bound."""
+        from chatbot.store.slots import Slots
+
+        places = self.settings.llm_concurrency
+        return Slots(self.redis, "llm", places) if places else None
 
     @cached_property
     def conversation(self) -> Conversation:
@@ -192,7 +201,7 @@ class Chatbot:
     @cached_property
     def channels(self) -> dict[str, Channel]:
         """The channels in use, by the name messages carry."""
-        from chatbot.channels.protocols import build
+        from chatbot.channels.registry import build
 
         return {name: build(name, self.settings) for name in self.settings.channels}
 

@@ -17,7 +17,11 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from chatbot.channels.protocols import CHANNELS
+#: The channels there are: name → module and class of it, which has ``from_settings``.
+CHANNELS = {
+    "whatsapp": "chatbot.channels.cloud.channel:WhatsApp",
+    "evolution": "chatbot.channels.evolution.channel:Evolution",
+}
 
 PREFIX = "CHATBOT_"
 #: What the tests read beside it.

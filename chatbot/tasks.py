@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from celery import Task, shared_task
@@ -19,7 +19,14 @@ from chatbot.errors import Discard, Permanent, Transient
 from chatbot.messages import Message, Notice, Status
 
 if TYPE_CHECKING:
-    from chatbot.app import Chatbot
+    from chatbot.broker.router import Router
+    from chatbot.broker.sharding import ShardedRouter
+    from chatbot.conversation.turn import Conversation
+    from chatbot.delivery.sender import Delivery
+    from chatbot.sessions.housekeeping import Sessions
+    from chatbot.store.notices import Notices
+    from chatbot.store.presence import Redeliveries
+    from chatbot.store.turns import Store
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +34,38 @@ log = structlog.get_logger(__name__)
 WAIT_SECONDS = 120.0
 #: A task that ended so many processes is not run again.
 MOST_ENDED = 3
+
+
+class Parts(Protocol):
+    """What tasks let do the work; ``Chatbot`` has it."""
+
+    @property
+    def router(self) -> Router | ShardedRouter:
+        """Publishes."""
+
+    @property
+    def redeliveries(self) -> Redeliveries:
+        """Counts the processes that ended under one task."""
+
+    @property
+    def conversation(self) -> Conversation:
+        """Takes turns."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """Delivers replies."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """Closes and rescues sessions."""
+
+    @property
+    def notices(self) -> Notices:
+        """Keeps what providers told."""
+
+    @property
+    def store(self) -> Store:
+        """Keeps conversations."""
 
 
 class BotTask(Task):
@@ -37,7 +76,7 @@ class BotTask(Task):
     put_back_pause = 2.0
 
     @property
-    def bot(self) -> Chatbot:
+    def bot(self) -> Parts:
         """The chatbot this process was built with."""
         return self.app.chatbot  # type: ignore[no-any-return]  # celery ships no types
 

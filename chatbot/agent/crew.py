@@ -43,12 +43,10 @@ from crewai.llms.retry import _active_llm_rate_limit_retry
 from crewai.tools import BaseTool
 from crewai.utilities.prompts import Prompts, SystemPromptResult
 
-from chatbot.agent.model_client import Heard, failure, listening
+from chatbot.agent.model_client import Heard, Slots, failure, listening
 from chatbot.agent.model_errors import Filtered
 from chatbot.agent.spoken import clean
 from chatbot.messages import Message, Turn
-from chatbot.store.client import connect
-from chatbot.store.slots import Slots
 
 log = structlog.get_logger(__name__)
 
@@ -224,14 +222,8 @@ class CrewAgent:
         return prompt.Room(turns=self._turns, chars=self._chars, tokens=left)
 
 
-def from_settings(settings: Settings, *, redis: Any = None) -> CrewAgent:
-    """Build the agent the settings describe. Raises ``SettingsError``.
-
-    ``redis`` is where calls in flight are counted; without it a client of its own is made.
-    """
-    slots = None
-    if settings.llm_concurrency:
-        slots = Slots(redis or connect(settings.redis_url), "llm", settings.llm_concurrency)
+def from_settings(settings: Settings, slots: Slots | None = None) -> CrewAgent:
+    """Build the agent the settings describe; ``slots`` bounds its calls in flight. Raises ``SettingsError``."""
     llm = build(settings, slots)
     return CrewAgent(persona(settings), llm, history_chars=settings.history_chars, history_turns=settings.history_turns)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from openai import APIStatusError, APITimeoutError, OpenAI, OpenAIError
@@ -24,12 +24,18 @@ from chatbot.agent import model_errors
 from chatbot.agent.model_errors import Filtered
 from chatbot.errors import ChatbotError, ModelTimeout, ServiceDown, Transient
 from chatbot.http import CONNECT_SECONDS, client
-from chatbot.store.slots import Slots
 
 #: An answer of so many bytes is none.
 MOST_BYTES = 8 * 1024 * 1024
 #: A call waits this long for its place among the calls in flight.
 PLACE_SECONDS = 60.0
+
+
+class Slots(Protocol):
+    """Bounds the calls that are in flight (``store/slots.py``)."""
+
+    def held(self, *, wait: float) -> AbstractContextManager[None]:
+        """Hold a place within the block. Raises ``NoRoom`` when none was free for ``wait`` seconds."""
 
 
 @dataclass(slots=True)

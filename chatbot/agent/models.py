@@ -40,12 +40,11 @@ from crewai.llms.providers.openai.completion import OpenAICompletion  # noqa: E4
 from pydantic import PrivateAttr  # noqa: E402
 
 from chatbot.agent import prompt  # noqa: E402
-from chatbot.agent.model_client import ModelClient  # noqa: E402
+from chatbot.agent.model_client import ModelClient, Slots  # noqa: E402
 from chatbot.agent.model_errors import TooLong  # noqa: E402
 from chatbot.agent.window import ASSUMED, Window, ask_server, fixed  # noqa: E402
 from chatbot.config import Settings, SettingsError  # noqa: E402
 from chatbot.errors import ChatbotError, Permanent, ServiceDown  # noqa: E402
-from chatbot.store.slots import Slots  # noqa: E402
 
 log = structlog.get_logger(__name__)
 

@@ -1,27 +1,12 @@
-"""Where people write to us: each module parses, verifies and sends for one vendor.
-
-A channel is one file here and one line in ``CHANNELS``; ``CHATBOT_CHANNELS`` names those
-in use. Each is served at ``/webhook/<name>``, and a reply leaves by the channel its
-message came in by.
-"""
+"""What a channel is asked for: by the webhook (``Channel``) and by the sender (``Sender``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from chatbot.errors import Permanent, Transient
 from chatbot.messages import Inbound, Limits, Message, Part, Status
-
-if TYPE_CHECKING:
-    from chatbot.config import Settings
-
-#: Name of a channel → module and class of it; the class has ``from_settings``.
-CHANNELS = {
-    "whatsapp": "chatbot.channels.cloud.channel:WhatsApp",
-    "evolution": "chatbot.channels.evolution.channel:Evolution",
-}
 
 
 class Sender(Protocol):
@@ -76,9 +61,3 @@ class Channel(Sender, Protocol):
 
     def download(self, message: Message, *, limit: int) -> bytes:
         """Return the file of a message, of ``limit`` bytes at most. Raises ``Transient``, ``Permanent``."""
-
-
-def build(name: str, settings: Settings) -> Channel:
-    """Return the channel of that name as the settings describe it."""
-    module, _, class_ = CHANNELS[name].partition(":")
-    return getattr(import_module(module), class_).from_settings(settings)  # type: ignore[no-any-return]  # by name

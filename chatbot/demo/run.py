@@ -14,7 +14,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from chatbot import config
 from chatbot.app import Chatbot
-from chatbot.demo.run import embedded
+from chatbot.demo import embedded
 from chatbot.observability.logging import configure_logging
 from chatbot.web.webhook import create_app
 

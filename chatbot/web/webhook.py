@@ -20,7 +20,7 @@ What the head alone shows to be 401 or 413 is refused before the body is read (`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from flask import Blueprint, Flask, Response, abort, current_app, jsonify, redirect, request, url_for
@@ -31,8 +31,14 @@ from chatbot.messages import Message
 from chatbot.web.incoming import HEAD_CHECK, Refused
 
 if TYPE_CHECKING:
-    from chatbot.app import Chatbot
+    from collections.abc import Mapping
+
+    from chatbot.broker.router import Router
+    from chatbot.broker.sharding import ShardedRouter
     from chatbot.channels.protocols import Channel
+    from chatbot.config import Settings
+    from chatbot.identity import Names
+    from chatbot.simulator.simulator import Simulator
     from chatbot.web.incoming import Head
 
 log = structlog.get_logger(__name__)
@@ -49,6 +55,28 @@ SETTLING = frozenset({"sent", "delivered", "failed"})
 NOBODY = "nothing that can be used says who wrote it (an id has 200 printable characters at most)"
 
 blueprint = Blueprint("webhook", __name__)
+
+
+class Parts(Protocol):
+    """What the webhook needs of its process; ``Chatbot`` has it."""
+
+    settings: Settings
+
+    @property
+    def router(self) -> Router | ShardedRouter:
+        """Publishes what came."""
+
+    @property
+    def names(self) -> Names:
+        """Names who wrote."""
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """Reads what came, by the channel's name."""
+
+    @property
+    def simulator(self) -> Simulator:
+        """The page to try it with, where the settings ask for it."""
 
 
 @blueprint.get("/webhook/<name>")
@@ -146,7 +174,7 @@ def _channel(name: str) -> Channel:
         abort(404)
 
 
-def _bot() -> Chatbot:
+def _bot() -> Parts:
     return current_app.config["CHATBOT"]  # type: ignore[no-any-return]  # Flask's config holds anything
 
 
@@ -172,7 +200,7 @@ def _too_large(error: Exception) -> tuple[Response, int]:
 class HeadCheck:
     """Says by the head of a request that its body need not be read; ``largest`` bounds every body."""
 
-    def __init__(self, bot: Chatbot) -> None:
+    def __init__(self, bot: Parts) -> None:
         self._bot = bot
         self.largest = MAX_BODY_BYTES
         if bot.settings.simulator:
@@ -199,7 +227,7 @@ def _refusal(status: int, reason: str) -> Refused:
     return Refused(status, reason)
 
 
-def create_app(bot: Chatbot) -> Flask:
+def create_app(bot: Parts) -> Flask:
     """Return the WSGI application."""
     app = Flask(__name__)
     app.config["CHATBOT"] = bot

@@ -13,8 +13,9 @@ import pytest
 from crewai.tools import BaseTool
 
 from chatbot import texts
-from chatbot.agent.crew import CrewAgent, Persona, from_settings
+from chatbot.agent.crew import CrewAgent, Persona
 from chatbot.agent.models import build
+from chatbot.app import Chatbot
 from chatbot.config import Settings
 from chatbot.errors import CircuitOpen, ModelTimeout, NoRoom, Permanent, ServiceDown, Transient
 from chatbot.messages import Message, Turn
@@ -39,7 +40,8 @@ def llm():
 
 
 def agent_for(llm, **settings):
-    return from_settings(Settings(_env_file=None, llm_model="stub", llm_base_url=llm.url, **settings))
+    bot = Chatbot(Settings(_env_file=None, broker_url="memory://", llm_model="stub", llm_base_url=llm.url, **settings))
+    return bot.agent
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from chatbot.app import Chatbot
 from chatbot.broker import topology
 from chatbot.config import Settings
-from chatbot.demo.run import embedded
+from chatbot.demo import embedded
 from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
 from chatbot.sessions import housekeeping

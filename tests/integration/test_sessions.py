@@ -20,7 +20,7 @@ from chatbot.broker import topology
 from chatbot.broker.group_commit import GroupCommit
 from chatbot.broker.router import Router, declare_user_queue
 from chatbot.config import Settings
-from chatbot.demo.run import embedded
+from chatbot.demo import embedded
 from chatbot.errors import BrokerUnavailable, CircuitOpen, QueueFull
 from chatbot.messages import Message
 from chatbot.resilience.breaker import Breaker

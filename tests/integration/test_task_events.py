@@ -10,7 +10,7 @@ from celery.events.event import event_exchange
 from chatbot.app import Chatbot
 from chatbot.broker.internals import task_events
 from chatbot.config import Settings
-from chatbot.demo.run import embedded
+from chatbot.demo import embedded
 from chatbot.messages import Status
 from tests.servers import wait_until
 

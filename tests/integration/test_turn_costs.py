@@ -14,7 +14,7 @@ import pytest
 
 from chatbot.broker import topology
 from chatbot.broker.router import REPORTED_TOGETHER, UNREAD
-from chatbot.demo.run import embedded
+from chatbot.demo import embedded
 from chatbot.errors import BrokerUnavailable
 from chatbot.sessions import bootstep
 from chatbot.sessions.steps import SLICE

@@ -16,10 +16,10 @@ from functools import cache
 import pytest
 import structlog
 
+from chatbot.channels.cloud import media as cloud_media
 from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.channels.cloud.errors import MEANINGS
 from chatbot.channels.evolution.channel import Evolution
-from chatbot.channels.protocols import cloud_media
 from chatbot.config import Settings
 from chatbot.conversation.media import SILENT, MediaReader, Transcriber
 from chatbot.errors import ChatbotError, OutcomeUnknown, Permanent, Transient

@@ -17,8 +17,8 @@ import pytest
 
 from chatbot import http, texts
 from chatbot.app import Chatbot
+from chatbot.channels.cloud import media as cloud_media
 from chatbot.channels.cloud.channel import WhatsApp
-from chatbot.channels.protocols import cloud_media
 from chatbot.config import Settings
 from chatbot.conversation.media import (
     HIDDEN,

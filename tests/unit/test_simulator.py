@@ -17,8 +17,8 @@ import pytest
 from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
+from chatbot.channels.cloud import payload as cloud_payload
 from chatbot.channels.cloud.channel import WhatsApp
-from chatbot.channels.protocols import cloud_payload
 from chatbot.messages import Media, Message
 from chatbot.simulator import files as simulator_files
 from chatbot.simulator import state as simulator_state

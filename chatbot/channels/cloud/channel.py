@@ -1,6 +1,6 @@
 """WhatsApp Cloud API: verify and parse what Meta posts, send what we answer.
 
-Every failure of a call becomes one of our errors (``cloud_errors.py``): tried again, sent
+Every failure of a call becomes one of our errors (``errors.py``): tried again, sent
 more slowly, kept aside, or a person is called.
 """
 
@@ -16,9 +16,9 @@ from urllib.parse import quote
 from chatbot import http, texts
 from chatbot.channels.answers import json_in
 from chatbot.channels.choices import as_text, offered
+from chatbot.channels.cloud import media, payload
 from chatbot.channels.cloud.errors import classified, failure, meaning_of
 from chatbot.channels.formatting import plain, shortened, split, to_whatsapp
-from chatbot.channels.protocols import cloud_media, cloud_payload
 from chatbot.config import secret
 from chatbot.errors import BadSignature, OutcomeUnknown, Permanent, Transient
 from chatbot.messages import Choice, Inbound, Limits, Message, Part, Status, writable
@@ -123,7 +123,7 @@ class WhatsApp:
 
     def parse(self, body: bytes) -> Inbound:
         """Return every message, status and notice of the body, in its order. Raises ``BadPayload``."""
-        return cloud_payload.parse(body)
+        return payload.parse(body)
 
     def download(self, message: Message, *, limit: int) -> bytes:
         """Return the file of a message, of ``limit`` bytes at most.
@@ -131,7 +131,7 @@ class WhatsApp:
         Raises ``Transient`` (also ``ChannelDown``), and ``Permanent`` for a file that is too
         large, that is not there, or that lies on a host which is not Meta's.
         """
-        return cloud_media.fetch(self._service, self._graph_url, message.media.id if message.media else "", limit=limit)
+        return media.fetch(self._service, self._graph_url, message.media.id if message.media else "", limit=limit)
 
     # -- outbound ---------------------------------------------------------------
 

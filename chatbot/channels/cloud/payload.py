@@ -41,7 +41,7 @@ anything from nobody         ``user`` is empty: nobody could be answered
 Beside any type: ``quoted`` is the message it answers to, and ``context`` says in a
 sentence which ad brought it, which product it is about, and that it was forwarded;
 ``ctwa_clid`` is the ad's click. What an operator must hear of (alerts, echoes of what staff
-wrote, preferences, calls) becomes a notice (``cloud_notices.py``). Fields that nobody reads
+wrote, preferences, calls) becomes a notice (``notices.py``). Fields that nobody reads
 and errors are logged by name and code, never with texts or numbers.
 
 Source: Meta, "WhatsApp Cloud API: messages webhook reference", v26.0 (August 2026).
@@ -55,6 +55,7 @@ from typing import Any
 
 import structlog
 
+from chatbot.channels.cloud import notices as operators
 from chatbot.channels.cloud.people import Contacts, before, contacts_in, moved_to, person, sender
 from chatbot.channels.cloud.texts import led_to, payment, text_in
 from chatbot.channels.json_fields import (
@@ -68,7 +69,6 @@ from chatbot.channels.json_fields import (
     text_of,
     time_of,
 )
-from chatbot.channels.protocols import cloud_notices
 from chatbot.messages import Inbound, Media, Message, Notice, Pricing, Status
 
 log = structlog.get_logger(__name__)
@@ -98,7 +98,7 @@ def parse(body: bytes) -> Inbound:
     notices: list[Notice] = []
     skipped = 0
     for field, entry, value in _changes(decode(body)):
-        notices += cloud_notices.read(field, entry, value)
+        notices += operators.read(field, entry, value)
         if field != "messages":
             continue
         account = name_of(dict_of(value.get("metadata")).get("phone_number_id"))
@@ -125,7 +125,7 @@ def _changes(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[s
                 unread |= {f"messages.{_field(name)}" for name in value.keys() - _READ}
                 if codes := _codes(value):
                     log.warning("webhook.errors", codes=codes)
-            elif not isinstance(field, str) or field not in cloud_notices.FIELDS:
+            elif not isinstance(field, str) or field not in operators.FIELDS:
                 unread.add(_field(field))
                 continue
             yield field, entry, value

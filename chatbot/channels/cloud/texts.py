@@ -1,7 +1,7 @@
 """What an agent can read of each type of message on the WhatsApp Cloud API.
 
 In comes a type and the item; out goes the text, ``""`` where there is nothing to read. What
-is no text of a person's becomes a sentence they could have said. ``cloud_payload.py`` lists
+is no text of a person's becomes a sentence they could have said. ``payload.py`` lists
 the types.
 
 Source: Meta, "Messages webhook reference", and "Payments API" for Brazil and India.

@@ -1,6 +1,6 @@
 """Evolution API v2: a gateway to WhatsApp Web that many Brazilian teams run themselves.
 
-In come its webhooks (``messages.upsert``; ``evolution_payload.py`` reads what they hold), out
+In come its webhooks (``messages.upsert``; ``payload.py`` reads what they hold), out
 go calls to its REST API. What differs from the Cloud API: no signature (a secret header, or a
 token signed with ``jwt_key``), nothing of ours comes back in statuses (so a send in doubt is
 repeated once its time is over), and no buttons that reliably show (choices are a numbered list).
@@ -28,9 +28,9 @@ import jwt
 from chatbot import http
 from chatbot.channels.answers import json_in, retry_after
 from chatbot.channels.choices import as_text, offered
+from chatbot.channels.evolution import payload
 from chatbot.channels.formatting import plain, shortened, split, to_whatsapp
 from chatbot.channels.json_fields import dict_of, dicts_of, id_of, list_of, text_of
-from chatbot.channels.protocols import evolution_payload
 from chatbot.config import secret
 from chatbot.errors import BadSignature, ChannelDown, OutcomeUnknown, Permanent, Transient
 from chatbot.messages import Inbound, Limits, Message, Part, Status, writable
@@ -122,7 +122,7 @@ class Evolution:
 
     def parse(self, body: bytes) -> Inbound:
         """Return every message, status and notice of the body, in its order. Raises ``BadPayload``."""
-        return evolution_payload.parse(body)
+        return payload.parse(body)
 
     # -- outbound ---------------------------------------------------------------
 

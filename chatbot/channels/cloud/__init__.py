@@ -1,0 +1,1 @@
+"""WhatsApp's Cloud API: ``payload`` reads what comes in, ``channel`` sends, ``errors`` knows Meta's codes."""

@@ -1,0 +1,1 @@
+"""Evolution API v2: ``payload`` reads what comes in, ``channel`` sends."""
