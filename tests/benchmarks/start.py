@@ -49,7 +49,7 @@ llm = crewai.LLM(model="any", provider="openai", base_url="http://127.0.0.1:1/v1
 crewai.Agent(role="r", goal="g", backstory="b", llm=llm)
 """
 SCRIPTS = {
-    "web": "from chatbot.web.webhook import create_app\ncreate_app()\n",
+    "web": "from chatbot.web.serving import application\napplication()\n",
     "bare Flask + Celery": "from flask import Flask\nFlask('bare')\n" + _BARE_APP + "app.finalize()\n",
     "worker": _OUR_APP + _WORKER.format(queues=", queues='chat.open,housekeeping'") + "app.chatbot.warm_up()\n",
     "bare Celery + CrewAI": _BARE_APP + _WORKER.format(queues="") + _CREWAI,

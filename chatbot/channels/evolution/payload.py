@@ -4,7 +4,7 @@ In comes a raw body; out go its messages, statuses and notices, in order. Promis
 that is not as documented costs no other one; own messages, groups, channels and
 ``status@broadcast`` are dropped.
 
-What each type means (``cloud/payload.py`` says what an agent reads of it):
+What each type means (``channels/cloud/payload.py`` says what an agent reads of it):
 
 =====================================  =====================================================
 anything that holds a ``message``      the message inside: view once (also V2's extension),
