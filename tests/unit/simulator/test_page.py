@@ -1,6 +1,6 @@
 """The simulator's page in a real browser, with a business that answers when it is told to.
 
-``python -m tests.unit.test_simulator_page`` makes ``chatbot/simulator/static/screenshot.png``
+``python -m tests.unit.simulator.test_page`` makes ``chatbot/simulator/static/screenshot.png``
 anew, which the README shows.
 """
 
@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Viewport
 from chatbot.simulator.routes import create_app
 from chatbot.simulator.simulator import Simulator
 from tests.servers import PYTHON, ROOT, Process, free_port, wait_until
-from tests.unit.test_simulator import AUTHORIZED, JOAO, MARIA, NUMBER, interactive, serving
+from tests.unit.simulator.test_simulator import AUTHORIZED, JOAO, MARIA, NUMBER, interactive, serving
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
