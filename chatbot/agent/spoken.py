@@ -292,16 +292,35 @@ def _without_role(text: str) -> str:
 _END = re.compile(r"(?:(?<!\d)\.|(?<=\d)(?<!^\d)(?<!\n\d)(?<!\n\d\d)\.|[!?…])[\"”’)*_»]{0,3}(?=\s|$)")
 
 
+#: What an answer that was cut off ends with, and what is left of that without it.
+_MARK_IN_CODE, _END_OF_CODE = "\n…\n```", "\n```"
+_MARK = "…"
+
+
+def without_mark(text: str) -> str:
+    """Return an answer without the mark that it was cut off: a model would take that for its own way to end."""
+    if text.endswith(_MARK_IN_CODE):
+        return text.removesuffix(_MARK_IN_CODE) + _END_OF_CODE
+    return _without_ellipses(text) if text.endswith(_MARK) else text
+
+
+def _without_ellipses(text: str) -> str:
+    return text.rstrip(" \n\t\u00a0" + _MARK)
+
+
 def _whole_sentences(text: str) -> str:
-    """Return the text up to the end of its last sentence, and an ellipsis."""
+    """Return the text up to the end of its last sentence, and one ellipsis."""
     fence = text.count("```") % 2
     body = text.rpartition("[[")[0] if text.rfind("[[") > text.rfind("]]") else text
     ends = [match.end() for match in _END.finditer(body)]
     if fence:
         lines = body.rpartition("\n")[0].rstrip()
-        return f"{lines}\n…\n```" if lines else ""
+        return lines + _MARK_IN_CODE if lines else ""
     if ends:
         body = body[: ends[-1]]
     elif " " in body[-200:].strip():
         body = body.rstrip()[: body.rstrip().rfind(" ")]
-    return body.rstrip() + (" …" if ends else "…")
+    body = body.rstrip()
+    said = _without_ellipses(body)
+    space = " " if ends and said == body else ""
+    return f"{said}{space}{_MARK}" if said else ""

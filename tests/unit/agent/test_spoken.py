@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -159,6 +160,12 @@ CUT = {
     "Claro! [[Preços]]\n[[Entr": "Claro! …",
     "Veja:\n```python\nprint(1)\nprint": "Veja:\n```python\nprint(1)\n…\n```",
     "Palavra": "Palavra…",
+    "Não sei… … e depois": "Não sei…",
+    "Bem… vou ver": "Bem…",
+    "Bem ...…  … e": "Bem ...…",
+    "Palavra …": "Palavra…",
+    "…": "",
+    "[[Entr": "",
     "<think>Estou pensando. Muito": "",
 }
 
@@ -181,6 +188,14 @@ def test_what_only_looks_like_it_stays(text):
 @pytest.mark.parametrize("text", CUT)
 def test_what_was_cut_off_ends_with_a_sentence(text):
     assert clean(text, cut=True) == CUT[text]
+
+
+@given(st.lists(st.sampled_from(["olá", "Olá.", "…", " ", "...", "!", "\n", "[["]), max_size=12).map("".join))
+def test_an_answer_that_was_cut_off_has_one_mark_at_its_end(text):
+    said = clean(text, cut=True)
+    assert said != "…"
+    assert not re.search(r"…\s*…$", said)
+    assert bool(said) == said.endswith("…")
 
 
 ODD = ["<think>", "</think>", "<|im_start|>", "<|im_end|>", "<|channel|>", "<|message|>", "[INST]", "</s>", "<s>",
