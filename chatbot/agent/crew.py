@@ -217,9 +217,9 @@ class CrewAgent:
     def _room(self, image: str) -> prompt.Room:
         llm = self._llm
         whole = llm.room() if isinstance(llm, ServedLLM) else llm.get_context_window_size() - UNKNOWN_ANSWER
-        seen = IMAGE_TOKENS if image and isinstance(llm, SeeingLLM) else 0
-        left = max(whole - self._fixed_tokens - seen, SMALLEST_ROOM)
-        return prompt.Room(turns=self._turns, chars=self._chars, tokens=left)
+        left = max(whole - self._fixed_tokens, SMALLEST_ROOM)
+        seen = min(IMAGE_TOKENS, left - SMALLEST_ROOM) if image and isinstance(llm, SeeingLLM) else 0
+        return prompt.Room(turns=self._turns, chars=self._chars, tokens=left, image=seen)
 
 
 def from_settings(settings: Settings, slots: Slots | None = None) -> CrewAgent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +83,83 @@ def test_where_the_past_begins_depends_on_nothing_that_comes_later(lengths):
         moved += after[: len(before)] != before
     used = sum(tokens(text.message.text) + 30 for text in history)
     assert moved <= len(history) // 10 + 1 + used // 700
+
+
+PASTE = "COMEÇO do contrato. " + "cláusula e mais cláusula, " * 2_000 + "FIM do contrato?"
+
+
+def test_one_long_paste_leaves_the_turns_before_it_in_sight():
+    """It used to drop itself and everything before it, for as long as it was among the turns that are kept."""
+    history = [turn(1, "meu nome é Ana"), turn(2, PASTE), turn(3, "e o prazo?")]
+    first, pasted, *_ = users(messages(said("qual é o meu nome?"), history, Room(turns=20, chars=24_000, tokens=2_000)))
+    assert first == "meu nome é Ana"
+    assert pasted.startswith("COMEÇO")
+    assert pasted.endswith("FIM do contrato?")
+    assert LEFT_OUT in pasted
+    assert 200 < tokens(pasted) + tokens("olá") + 16 <= 2_000 * 3 / 4 / 4
+
+
+def test_of_the_characters_of_the_past_one_exchange_takes_a_quarter_at_most():
+    history = [turn(1, "meu nome é Ana"), turn(2, PASTE)]
+    first, pasted, _ = users(messages(said("e agora?"), history, WIDE))
+    assert first == "meu nome é Ana"
+    assert 5_000 < len(pasted) <= 6_000
+
+
+@pytest.mark.parametrize("room", [Room(turns=20, chars=120, tokens=9_000), Room(turns=20, chars=24_000, tokens=128)])
+def test_where_a_cut_would_leave_nothing_what_is_too_long_is_left_out_alone(room):
+    history = [turn(1, "Abrem no domingo de manhã?", "Só à tarde."), turn(2, PASTE), turn(3)]
+    assert users(messages(said("e agora?"), history, room)) == ["Abrem no domingo de manhã?", "oi", "e agora?"]
+
+
+def test_of_an_exchange_what_is_longer_is_cut_first():
+    history = [turn(1, PASTE, "Sim, até sexta."), turn(2, "e depois?", PASTE), turn(3, PASTE, PASTE)]
+    shown = messages(said("e agora?"), history, Room(turns=20, chars=24_000, tokens=2_000))
+    takes = [tokens(message["content"]) for message in shown]
+    assert shown[1]["content"] == "Sim, até sexta."
+    assert shown[2]["content"] == "e depois?"
+    assert all(takes[n] + takes[n + 1] + 16 <= 2_000 * 3 / 4 / 4 for n in (0, 2, 4))
+    assert shown[3]["content"].startswith("COMEÇO")
+    assert LEFT_OUT not in shown[3]["content"], "the model would take it for words of its own"
+    assert min(takes[4], takes[5]) > 150
+
+
+@given(st.lists(st.tuples(st.integers(0, 4_000), st.integers(0, 4_000)), min_size=1, max_size=8), st.integers(0, 4_000))
+def test_what_a_message_is_cut_to_depends_on_nothing_that_comes_later(lengths, asked):
+    history = [turn(n, f"{n} " + "a á1 " * (a // 5), "b é2 " * (b // 5)) for n, (a, b) in enumerate(lengths, 1)]
+
+    def shown(turns, message, image=0):
+        past = messages(message, turns, Room(turns=20, chars=6_000, tokens=3_000, image=image))[:-1]
+        texts = [message["content"] for message in past]
+        return {text.partition(" ")[0]: (text, answer) for text, answer in zip(texts[::2], texts[1::2], strict=True)}
+
+    whole = shown(history, said("a á1 " * (asked // 5)), image=1_500)
+    for n in range(1, len(history) + 1):
+        earlier = shown(history[:n], said("?"))
+        assert all(whole[key] == earlier[key] for key in whole.keys() & earlier.keys())
+
+
+def test_what_is_shown_with_an_image_fits_beside_it():
+    history = [turn(n, "a á1 " * 60) for n in range(1, 10)]
+    room = Room(turns=20, chars=24_000, tokens=2_000, image=1_500)
+    shown = messages(said("o que é isto?"), history, room)
+    assert sum(tokens(message["content"]) + 8 for message in shown) <= 500
+    assert len(shown) > 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("Abrimos às 8h. …", "Abrimos às 8h."),
+        ("Custa R$ 1.234,56 e o frete sai…", "Custa R$ 1.234,56 e o frete sai"),
+        ("Veja:\n```python\nprint(1)\n…\n```", "Veja:\n```python\nprint(1)\n```"),
+        ("Bem… abrimos às 8h.", "Bem… abrimos às 8h."),
+    ],
+)
+def test_the_mark_of_an_answer_that_was_cut_off_is_not_shown_as_the_models_own(reply, read):
+    """Models repeat what they seem to have said."""
+    shown = messages(said("e agora?"), [turn(1, "oi", reply)], WIDE)
+    assert shown[1] == {"role": "assistant", "content": read}
 
 
 def test_what_was_not_answered_is_shown_with_what_comes_next():
