@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     llm_concurrency: int | None = Field(
         None, gt=0, description="LLM calls in flight at once, of all workers together (default: no limit)"
     )
-    llm_tries: int = Field(3, ge=1, le=5, description="LLM calls before the user gets an apology")
+    llm_tries: int = Field(3, ge=1, le=5, description="LLM calls in a row, before the message waits in its queue")
 
     offline_seconds: float = Field(
         0.0, ge=0, le=30, description="how long the `offline` model takes to answer (1.2 in the demo: typing is seen)"

@@ -49,8 +49,9 @@ log = structlog.get_logger(__name__)
 
 #: RabbitMQ closes the channel of a delivery that is not acknowledged for 30 minutes
 #: (``consumer_timeout``), so a lease is handed back to ``chat.open`` well before, as soon
-#: as no turn is under way (a turn is bounded to 25 minutes). That also spreads sessions
-#: over workers that joined since.
+#: as no turn is under way. A turn that outlasts even that has its channel closed: leases are
+#: handed out anew, and messages delivered again wait for the runs that live.
+#: Handing back also spreads sessions over workers that joined since.
 LEASE_SECONDS = 300.0
 TICK_SECONDS = 1.0
 #: The first and the longest pause of a message that was given back, and how it grows, before jitter.
