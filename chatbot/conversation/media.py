@@ -83,7 +83,7 @@ class MediaReader:
 
     def read(self, message: Message) -> Reading:
         """Return what the message says with its file. Raises ``Transient``."""
-        kind = _kind(message)
+        kind = kind_of(message)
         try:
             if kind == "audio":
                 return self._heard(message)
@@ -111,7 +111,7 @@ class MediaReader:
         return Reading(_saying(message, SHOWN, message.text), image=url)
 
 
-def _kind(message: Message) -> str:
+def kind_of(message: Message) -> str:
     """Return ``audio``, ``image`` or ``""``: stickers, videos and documents are not read."""
     media, kind = message.media, message.kind.lower()
     if media is None or any(other in kind for other in ("sticker", "document", "video", "ptv")):

@@ -23,8 +23,19 @@ from typing import Protocol, TypeVar
 import structlog
 
 from chatbot import texts
-from chatbot.conversation.media import Reading
-from chatbot.errors import EndsItsProcess, NoRoom, Permanent, QueueFull, StaleTurn, Transient, TurnUnderWay
+from chatbot.conversation.media import Reading, kind_of
+from chatbot.errors import (
+    CircuitOpen,
+    EndsItsProcess,
+    ModelTimeout,
+    NoRoom,
+    Permanent,
+    QueueFull,
+    ServiceDown,
+    StaleTurn,
+    Transient,
+    TurnUnderWay,
+)
 from chatbot.messages import Message, Turn
 from chatbot.resilience.breaker import Breaker
 from chatbot.resilience.repeater import Repeater
@@ -39,11 +50,14 @@ log = structlog.get_logger(__name__)
 SUSPECT_ATTEMPTS = 3
 #: Workers that ended this often while a suspect was apart say nothing of it; even so it ends somewhere.
 MAX_ATTEMPTS = 10
-#: A message that could not be answered for a passing reason waits in its queue this often at most,
-#: with growing pauses (``sessions/bootstep.py``), where others are answered meanwhile.
+#: A message that failed for a passing reason goes back to its queue this often at most, with growing
+#: pauses (``sessions/bootstep.py``), where others are answered meanwhile. What was not asked for did not fail.
 MAX_WAITS = 8
-#: Redis or the broker may be away this long before the message goes back to its queue. All
-#: waits of a turn together stay below RabbitMQ's ``consumer_timeout`` of 30 minutes.
+#: One with a file that failed this often is given up also where the files of others fail: nobody waits for ever.
+MAX_FILE_WAITS = 30
+#: Redis or the broker may be away this long before the message goes back to its queue. Each wait of a
+#: turn has an end, but together they may be longer than RabbitMQ's ``consumer_timeout`` of 30 minutes. The
+#: message is delivered again then, and waits for the run that lives, or finds its turn.
 PATIENCE_SECONDS = 120.0
 #: A file is fetched and read this often at most. One try takes about 3 minutes at the longest
 #: (``conversation/media.py``).
@@ -97,6 +111,7 @@ class Conversation:
         self._breaker = breaker
         self._read = read
         self._apart = apart or self.think
+        self._files: dict[tuple[str, str], Breaker] = {}
         self._typing = Repeater(seconds=TYPING_SECONDS, name="typing-indicator")
         self._sleep = sleep
 
@@ -179,8 +194,8 @@ class Conversation:
             return self._take(begun)
         except StaleTurn:
             raise
-        except NoRoom:
-            # Nothing failed: however often it finds no room, that is no reason to give it up later.
+        except (NoRoom, CircuitOpen):
+            # It did not fail: however often it was not asked for, that is no reason to give it up later.
             self._store.release_turn(begun, waited=begun.waits == 0)
             raise
         except Exception:
@@ -215,12 +230,28 @@ class Conversation:
         except NoRoom:
             raise
         except Transient as err:
-            if begun.waits >= MAX_WAITS and (begun.message.media or self._breaker.answers()):
+            if self._is_given_up(begun, err):
                 return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
             if begun.waits == 0:
                 self._tell_to_wait(begun)
             raise
         return replace(begun, message=message), reply, ""
+
+    def _is_given_up(self, begun: Begun, err: Transient) -> bool:
+        """Return whether it is this message that fails, as far as one can tell, and not a service that fails everybody.
+
+        A text is given up only where others are answered; a file that may be what fails, unless those of others
+        fail too.
+        """
+        kind = kind_of(begun.message)
+        if begun.waits < MAX_WAITS or isinstance(err, CircuitOpen):
+            return False
+        if kind and begun.waits >= MAX_FILE_WAITS:
+            return True
+        was_heard = kind == "audio" and isinstance(err, ServiceDown | ModelTimeout)  # a text by then
+        if not kind or was_heard:
+            return self._breaker.answers()
+        return not (self._breaker.is_open() or self._reads(begun.message).is_open())
 
     def _with_quote(self, begun: Begun) -> Begun:
         """Return it with what the message quotes, where that is still known, as context."""
@@ -237,7 +268,16 @@ class Conversation:
         if message.media is None:
             return Reading(message)
         self._breaker.check()  # a message that waits for the model is not read again each time it comes back
-        return in_place(lambda: self._read(message), tries=READ_TRIES, sleep=self._sleep)
+        return self._reads(message).call(
+            lambda: in_place(lambda: self._read(message), tries=READ_TRIES, sleep=self._sleep), key=message.user
+        )
+
+    def _reads(self, message: Message) -> Breaker:
+        """Return the breaker of what reads such a file: its channel and, for some kinds, another server."""
+        kind = kind_of(message)
+        return self._files.setdefault(
+            (message.channel, kind), self._breaker.another(f"what reads files ({kind})", counts=(Transient,))
+        )
 
     def _ask(self, message: Message, history: Sequence[Turn], image: str) -> str:
         shown = (image,) if image else ()

@@ -5,7 +5,8 @@ fails counts (``ServiceDown``, ``ModelTimeout``): an empty answer, a refusal or 
 long is one person's, and the failures of one person alone open nothing. Closed, every call goes
 through, until ``failures`` of them in a row failed. Open, calls end at once in ``CircuitOpen``; when
 it has rested, a single call is let through: its success closes the circuit, its failure lets it
-rest twice as long. For one process, safe between threads.
+rest twice as long. For one process, safe between threads. What a service is called, and which failures
+are those of the service, can be told (``another``).
 """
 
 from __future__ import annotations
@@ -31,12 +32,20 @@ T = TypeVar("T")
 
 
 class Breaker:
-    """Guards the calls to one service. ``rest`` in seconds is its first pause."""
+    """Guards the calls to one service. ``rest`` in seconds is its first pause.
 
-    def __init__(self, *, failures: int, rest: float, clock: Callable[[], float] = time.monotonic) -> None:
+    ``name`` is what its errors and log lines call the service; ``counts`` are the errors that say that it fails.
+    """
+
+    def __init__(
+        self, *, failures: int, rest: float, clock: Callable[[], float] = time.monotonic,
+        name: str = "the model", counts: tuple[type[Transient], ...] = (ServiceDown, ModelTimeout),
+    ) -> None:  # fmt: skip
         self._most_failures = failures
         self._first_rest = rest
         self._clock = clock
+        self._name = name
+        self._counts = counts
         self._lock = threading.Lock()
         self._failures = 0
         self._failed_for: set[object] = set()
@@ -47,10 +56,19 @@ class Breaker:
         self._others_wait = False
         self._answered_at: float | None = None
 
+    def another(self, name: str, *, counts: tuple[type[Transient], ...]) -> Breaker:
+        """Return a closed breaker of another service, as patient as this one."""
+        return Breaker(failures=self._most_failures, rest=self._first_rest, clock=self._clock, name=name, counts=counts)
+
     def check(self) -> None:
         """Return unless a call would end at once in ``CircuitOpen``; raises that."""
         with self._lock:
             self._raise_if_resting(None)
+
+    def is_open(self) -> bool:
+        """Return whether the service failed several people, and has answered nobody since."""
+        with self._lock:
+            return self._rests_until is not None
 
     def answers(self) -> bool:
         """Return whether the service is known to work: it is not resting, and answered somebody lately."""
@@ -67,14 +85,14 @@ class Breaker:
         trial = self._admit(key)
         try:
             result = ask()
-        except (ServiceDown, ModelTimeout) as err:
-            self._failed(err, key, trial=trial)
-            raise
         except NoRoom:
             self._not_asked(trial=trial)
             raise
-        except Transient:
-            self._answered(well=False)
+        except Transient as err:
+            if isinstance(err, self._counts):
+                self._failed(err, key, trial=trial)
+            else:
+                self._answered(well=False)
             raise
         except BaseException:
             self._answered()  # a refusal is an answer too
@@ -99,7 +117,7 @@ class Breaker:
         gives_way = key is not None and key == self._last_tried and self._others_wait and left > -self._rest
         if left > 0 or self._trying or gives_way:
             self._others_wait |= key is not None and key != self._last_tried
-            raise CircuitOpen("the model is not asked while it rests", retry_after=max(left, 0.0))
+            raise CircuitOpen(f"{self._name} is not asked while it rests", retry_after=max(left, 0.0))
 
     def _failed(self, err: Transient, key: object, *, trial: bool) -> None:
         with self._lock:
@@ -111,9 +129,9 @@ class Breaker:
             rest = max(self._rest, min(err.retry_after or 0.0, LONGEST_REST))
             self._rests_until = self._clock() + rest
         if trial:
-            log.warning("breaker.still_open", seconds=rest, error=str(err))
+            log.warning("breaker.still_open", of=self._name, seconds=rest, error=str(err))
         else:
-            log.error("breaker.open", seconds=rest, error=str(err))
+            log.error("breaker.open", of=self._name, seconds=rest, error=str(err))
 
     def _is_enough(self, key: object) -> bool:
         self._failures += 1
@@ -138,4 +156,4 @@ class Breaker:
             self._trying = False
             self._last_tried = None
         if was_open:
-            log.info("breaker.closed")
+            log.info("breaker.closed", of=self._name)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.channels.formatting import CUT, LIMIT, LONGEST, LONGEST_FORMATTED, to_whatsapp
 from chatbot.channels import formatting
+from chatbot.channels.formatting import CUT, LIMIT, LONGEST, LONGEST_FORMATTED, to_whatsapp
 from chatbot.messages import Part
 from tests.fuzz.replies import CHANNELS, SHELL, Reply, build, check
 

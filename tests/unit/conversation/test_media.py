@@ -30,7 +30,7 @@ from chatbot.conversation.media import (
     Transcriber,
     transcriber,
 )
-from chatbot.conversation.turn import MAX_WAITS, READ_TRIES, Conversation
+from chatbot.conversation.turn import MAX_FILE_WAITS, MAX_WAITS, READ_TRIES, Conversation
 from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, ServiceDown, TooFast, Transient
 from chatbot.messages import Media, Message
 from chatbot.ops.doctor import examine
@@ -342,8 +342,8 @@ def test_only_where_a_server_is_named_is_there_a_transcriber():
 
 
 def voice(text: str = "", **more: Any) -> Message:
-    more = {"id": "v", "kind": "audio", "media": FILE, **more}
-    return Message(user="ana", text=text, phone="5511999990001", **more)
+    more = {"user": "ana", "id": "v", "kind": "audio", "media": FILE, **more}
+    return Message(text=text, phone="5511999990001", **more)
 
 
 def image(text: str = "", **more: Any) -> Message:
@@ -478,7 +478,8 @@ class Talk:
         self.redis = connect(f"fakeredis://media-{next(fresh)}")
         self.store = Store(self.redis, history_turns=5, retention=100, clock=lambda: 1.0)
         self.agent, self.published = Echo(), Published()
-        self.breaker = Breaker(failures=5, rest=60)
+        self.now = 0.0
+        self.breaker = Breaker(failures=5, rest=60, clock=lambda: self.now)
         self.conversation = Conversation(
             self.store, lambda: self.agent, self.published, runs=Runs("here", Presence(self.redis)), llm_tries=3,
             breaker=self.breaker,
@@ -569,6 +570,108 @@ def test_while_the_model_rests_nothing_is_fetched():
     assert talk.published.told == ["waiting"] * 3, "for each message that waits; the sender says it once an hour"
     talk.breaker._clock = lambda: float("inf")
     assert talk.answer(voice()).reply == "eco olá"
+
+
+def waits(talk: Talk, message: Message) -> str:
+    """Return what the message waits for, or its reply."""
+    try:
+        return talk.answer(message).reply
+    except Transient as err:
+        return type(err).__name__
+
+
+def text(user: str, n: object) -> Message:
+    return Message(user=user, id=f"{user} {n}", text="oi")
+
+
+def test_while_the_model_is_down_for_everybody_a_voice_note_waits_as_a_text_does():
+    files = Files()
+    talk = Talk(files)
+    talk.agent.script = [ServiceDown("down")] * 1_000
+    for n, user in enumerate(("caio", "dora")):
+        waits(talk, text(user, n))
+    for _ in range(MAX_WAITS * 3):
+        talk.now += 30.0  # now and then it is the one that is tried with
+        assert waits(talk, voice()) in {"CircuitOpen", "ServiceDown"}
+    assert talk.published.buried == []
+    talk.agent.script.clear()
+    talk.now += 60.0
+    assert waits(talk, voice()) == "eco olá"
+
+
+@pytest.mark.parametrize("errors", [[Transient("429")] * 3, [ServiceDown("down")] * 3])
+def test_who_waited_while_the_model_was_down_is_not_given_up_for_one_failure_after_it(errors):
+    talk = Talk(Files())
+    talk.agent.script = [ServiceDown("down")] * 5
+    for n, user in enumerate(("caio", "dora")):
+        waits(talk, text(user, n))
+    for _ in range(MAX_WAITS * 2):
+        assert {waits(talk, voice()), waits(talk, text("bia", 1))} == {"CircuitOpen"}
+    talk.now += 60.0
+    assert waits(talk, text("caio", 0)) == "eco oi"
+    for message in (voice(), text("bia", 1)):
+        talk.agent.script = list(errors)
+        assert waits(talk, message) == type(errors[0]).__name__
+        assert waits(talk, message).startswith("eco")
+
+
+def test_while_transcription_is_down_for_everybody_voice_notes_wait_and_texts_are_answered():
+    files = Files()
+    talk = Talk(files)
+    talk.answer(text("caio", 0))
+    files.script = [Transient("503")] * 1_000
+    for n in range(MAX_WAITS * 4):
+        talk.now += 60.0  # each is the one that is tried with, every other time
+        waiting = {waits(talk, voice(user=user, id=f"v {user}")) for user in ("ana", "bia")}
+        assert waiting <= {"Transient", "CircuitOpen"}
+        assert waits(talk, text("caio", n + 1)) == "eco oi"
+    assert talk.published.buried == []
+    assert len(files.limits) < MAX_WAITS * 4 * 2 * READ_TRIES, "a server that is down is spared"
+    files.script.clear()
+    talk.now += 60.0
+    assert [waits(talk, voice(user=user, id=f"v {user}")) for user in ("bia", "ana")] == ["eco olá"] * 2
+
+
+def test_a_file_that_fails_alone_is_given_up_while_those_of_others_are_read():
+    files = Files()
+    talk = Talk(files)
+    for n in range(MAX_WAITS):
+        assert waits(talk, voice(user="bia", id=f"b{n}")) == "eco olá"
+        files.script = [Transient("503")] * READ_TRIES
+        assert waits(talk, voice()) == "Transient"
+    files.script = [Transient("503")] * READ_TRIES
+    assert waits(talk, voice()) == texts.APOLOGY["pt"]
+    assert [message.user for message, _ in talk.published.buried] == ["ana"]
+
+
+def test_files_that_fail_for_ever_hold_nobody_up_for_ever():
+    files = Files()
+    talk = Talk(files)
+    files.script = [Transient("503")] * 1_000
+    replies = []
+    for _ in range(MAX_FILE_WAITS * 4):
+        talk.now += 60.0
+        replies += [waits(talk, voice(user=user, id=f"v {user}")) for user in ("ana", "bia")]
+        if replies[-2:] == [texts.APOLOGY["pt"]] * 2:
+            break
+    assert replies.index(texts.APOLOGY["pt"]) > MAX_WAITS * 2
+    assert {message.user for message, _ in talk.published.buried} == {"ana", "bia"}
+
+
+def test_a_voice_note_that_was_heard_waits_for_the_model_also_where_nobody_else_writes():
+    talk = Talk(Files())
+    talk.agent.script = [ServiceDown("loading")] * 3 * (MAX_WAITS + 2)
+    for _ in range(MAX_WAITS + 2):
+        assert waits(talk, voice()) == "ServiceDown"
+    assert waits(talk, voice()) == "eco olá"
+
+
+def test_an_image_that_the_model_fails_at_alone_is_given_up():
+    talk = Talk(Files(PNG))
+    talk.agent.script = [ServiceDown("500")] * 1_000
+    for _ in range(MAX_WAITS):
+        assert waits(talk, image("o que é isto?")) == "ServiceDown"
+    assert waits(talk, image("o que é isto?")) == texts.APOLOGY["pt"]
 
 
 def test_a_sticker_is_refused_as_ever():

@@ -138,6 +138,25 @@ def test_busy_is_no_proof_that_it_answers(model):
     assert model.breaker.answers()
 
 
+def test_another_service_has_a_breaker_of_its_own_that_counts_what_it_is_told_to(model):
+    other = model.breaker.another("what reads files", counts=(Transient,))
+    for key in ("ana", "beto", "ana"):
+        with pytest.raises(Transient):
+            other.call(failing(Transient("503")), key=key)
+    assert (other.is_open(), model.breaker.is_open()) == (True, False)
+    with pytest.raises(CircuitOpen, match="what reads files"):
+        other.check()
+    with pytest.raises(NoRoom):
+        model.breaker.another("files", counts=(Transient,)).call(failing(NoRoom("every place is taken")))
+
+
+def failing(error):
+    def ask():
+        raise error
+
+    return ask
+
+
 def test_whoever_tried_in_vain_lets_another_one_try(model):
     model.error = ServiceDown("down")
     for key in ("ana", "beto", "caio"):
