@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from chatbot import texts
 from chatbot.messages import Message, Turn
@@ -65,14 +66,14 @@ class Room:
         return self.tokens * 3 // 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exchange:
     """What a person wrote and what the model answered."""
 
     asked: str
     answer: str
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """What it takes."""
         return tokens(self.asked) + tokens(self.answer) + 2 * AROUND
