@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from chatbot import texts
+from chatbot.agent.spoken import without_mark
 from chatbot.messages import Message, Turn
-from chatbot.spoken import without_mark
 
 #: Tokens that a server's template puts around each message.
 AROUND = 8
