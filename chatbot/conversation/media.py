@@ -42,7 +42,7 @@ EXTENSIONS = {
 }  # fmt: skip
 
 # What the text says of a file, for the agent now and in the past. No word of it is one
-# that ``language.guess`` goes by.
+# that ``texts.guess`` goes by.
 SHOWN = "[imagem em anexo]"
 HIDDEN = "[imagem em anexo, invisível para o agente]"
 SILENT = "[áudio em anexo, inaudível para o agente]"

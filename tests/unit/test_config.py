@@ -101,7 +101,7 @@ def test_only_config_reads_the_environment():
         for path in (ROOT / "chatbot").rglob("*.py")
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    assert sorted(readers) == ["config.py", "llm.py"], "llm.py sets what CrewAI reads; nobody else touches it"
+    assert sorted(readers) == ["config.py", "models.py"], "models.py sets what CrewAI reads; nobody else touches it"
 
 
 def test_a_misspelt_setting_stops_the_process_and_the_right_one_is_named(monkeypatch, tmp_path):
