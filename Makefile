@@ -6,18 +6,16 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PORT   ?= 8000
 UV     := 0.13.9
-export PORT
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.runtime  ## chat in the browser: http://127.0.0.1:$PORT/simulator
+demo: $(VENV)/.runtime  ## chat in the browser: http://127.0.0.1:8000/simulator
 	@$(BIN)/chatbot demo
 
 up: $(VENV)/.runtime  ## web, worker, sender, beat and flower, on RabbitMQ and Redis
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/honcho start
+	@PORT="$${PORT:-8000}" PATH="$(abspath $(BIN)):$$PATH" $(BIN)/honcho start
 
 shell: $(VENV)/.runtime  ## a Python shell on the running system
 	@$(BIN)/chatbot shell
