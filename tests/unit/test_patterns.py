@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,18 @@ FOLDER = Path(chatbot.__file__).parent
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn", "template"}
 #: What is asked of a pattern whose uses cannot all be seen.
 ANY_WAY = frozenset({"search", "fullmatch"})
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.py"))}
+NODES = {path: list(ast.walk(ast.parse(path.read_text(encoding="utf-8")))) for path in sorted(FOLDER.rglob("*.py"))}
 
 
 def calls() -> Iterator[tuple[str, ast.Call, frozenset[str]]]:
     """Yield every call of a function of ``re`` that takes a pattern: where it stands, and the ways of its use."""
-    for path, tree in TREES.items():
+    for path, nodes in NODES.items():
         names = {
             node.value: node.targets[0].id
-            for node in ast.walk(tree)
+            for node in nodes
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
-        for node in ast.walk(tree):
+        for node in nodes:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
@@ -48,7 +49,7 @@ def ways_of(call: ast.Call, name: str | None) -> frozenset[str]:
         return ANY_WAY
     seen = {way(used.func.attr, others=len(used.args) - 1) for used in uses(name)}
     # A pattern that is also handed over, or put in a table, is used in ways that are not seen here.
-    return frozenset(seen) if loads(name) == len(list(uses(name))) > 0 else ANY_WAY
+    return frozenset(seen) if LOADS[name] == len(list(uses(name))) > 0 else ANY_WAY
 
 
 def way(method: str, *, others: int) -> str:
@@ -57,30 +58,35 @@ def way(method: str, *, others: int) -> str:
 
 
 def uses(name: str) -> Iterator[Any]:
-    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
-        called = node.func if isinstance(node, ast.Call) else None
-        if isinstance(called, ast.Attribute) and called.attr in FUNCTIONS and is_load(called.value, name):
-            yield node
+    """Yield the calls of a method of what ``name`` names, wherever that is."""
+    return (call for call, called in METHOD_CALLS if called == name)
 
 
-def loads(name: str) -> int:
-    return sum(is_load(node, name) for tree in TREES.values() for node in ast.walk(tree))
+def named(node: ast.AST) -> str | None:
+    """Return the name that an expression loads, with or without an object before it."""
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+        return node.id if isinstance(node, ast.Name) else node.attr
+    return None
 
 
-def is_load(node: ast.AST, name: str) -> bool:
-    called = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
-    return called == name and isinstance(node.ctx, ast.Load)  # type: ignore[union-attr]  # both have one
+ALL_NODES = [node for nodes in NODES.values() for node in nodes]
+METHOD_CALLS = [
+    (node, named(node.func.value))
+    for node in ALL_NODES
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FUNCTIONS
+]
+LOADS = Counter(map(named, ALL_NODES))
 
 
 def flags_of(call: ast.Call) -> int:
     """Return the flags a call names."""
-    named = [
+    flags = [
         getattr(re, node.attr)
         for value in (*call.args[1:], *(keyword.value for keyword in call.keywords))
         for node in ast.walk(value)
         if isinstance(node, ast.Attribute) and isinstance(getattr(re, node.attr, None), re.RegexFlag)
     ]
-    return int(sum(named))
+    return int(sum(flags))
 
 
 CALLS = list(calls())
@@ -97,8 +103,8 @@ def test_a_pattern_costs_a_bounded_number_of_steps_a_character(call, ways):
 
 def test_every_use_of_re_is_found():
     assert len(CALLS) > 10
-    for path, tree in TREES.items():
-        for node in ast.walk(tree):
+    for path, nodes in NODES.items():
+        for node in nodes:
             if isinstance(node, ast.ImportFrom):
                 assert node.module not in ("re", "regex"), f"{path}: patterns are made by re.…"
             if isinstance(node, ast.Import):
