@@ -1,11 +1,12 @@
 # make demo   chat in the browser, everything embedded      make test   all tests
 # make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos bench pace fuzz check format lock clean
+.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos bench pace fuzz check docs format lock clean
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+DOCS   := $(VENV)/docs
 UV     := 0.13.9
 
 help:  ## what there is to make
@@ -46,17 +47,20 @@ REPLIES ?= 1000000
 fuzz: setup  ## broken webhook bodies, odd replies: BODIES=1000000 REPLIES=1000000 SEED=7
 	@$(BIN)/python -m tests.fuzz.fuzz --bodies $(BODIES) --replies $(REPLIES) --seed $(SEED)
 
-check: $(VENV)/.dev  ## lint, types, import contracts
+check: $(VENV)/.dev docs  ## lint, types, import contracts, the manual
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(DOCS)/.installed  ## build the manual, strictly: site/index.html
+	$(DOCS)/bin/zensical build --strict --clean
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-setup: $(VENV)/.dev  ## what the tests need: packages, RabbitMQ, Redis, Chromium
+setup: $(VENV)/.dev $(DOCS)/.installed  ## what the tests need: packages, RabbitMQ, Redis, Chromium
 	@PATH="$$PATH:/usr/sbin:/sbin" sh tests/install.sh rabbitmq-server redis-server chromium
 
 $(BIN)/uv:
@@ -76,11 +80,18 @@ $(VENV)/.dev: tests/requirements.lock $(VENV)/.runtime
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r tests/requirements.lock
 	@touch $@
 
+$(DOCS)/.installed: tests/docs.lock | $(BIN)/uv
+	@echo "  installing what builds the manual …"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS)
+	@VIRTUAL_ENV=$(DOCS) $(BIN)/uv pip install --quiet --require-hashes -r tests/docs.lock
+	@touch $@
+
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
         --custom-compile-command "make lock"
 lock: | $(BIN)/uv  ## pin anew what pyproject.toml asks for
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile $(LOCK) --extra dev -c requirements.lock pyproject.toml -o tests/requirements.lock
+	$(BIN)/uv pip compile $(LOCK) --group docs -o tests/docs.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
