@@ -87,7 +87,7 @@ def doctor(*, as_json: bool) -> None:
 
 @main.command(name="settings")
 def show_settings() -> None:
-    """Print the table of settings as Markdown, as it stands in the README."""
+    """Print the table of settings as Markdown, as it stands in the manual."""
     from chatbot.config import table
 
     click.echo(table())

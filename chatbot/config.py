@@ -400,7 +400,7 @@ def _unknown(kind: type[Settings]) -> list[str]:
 
 
 def table() -> str:
-    """Return every setting with its default as a Markdown table; the README holds this text."""
+    """Return every setting with its default as a Markdown table; docs/settings.md holds this text."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         given = ",".join(field.default) if isinstance(field.default, tuple) else field.default

@@ -226,7 +226,7 @@ def sessions(self: Any) -> dict[str, dict[str, object]]:
 
 @shared_task(name="chatbot.counts", bind=True)
 def counts(self: Any) -> dict[str, int]:
-    """Return how often each thing happened that should stay rare (README.md, "Counts")."""
+    """Return how often each thing happened that should stay rare (docs/operate.md, "Counts")."""
     counted: dict[str, int] = self.app.chatbot.store.counts()
     return counted
 

@@ -28,7 +28,7 @@ CALLS_A_SECOND = 4 * RATE
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured on the machine that README names; CPU is milliseconds of one core."""
+    """What was measured on the machine that the manual names; CPU is milliseconds of one core."""
 
     webhook_cpu: float = 2.3  # a POST with one message (`ONLY=webhook`)
     status_cpu: float = 1.7  # a POST with a status (`ONLY=webhook`) …

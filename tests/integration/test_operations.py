@@ -249,7 +249,7 @@ def test_depths_are_findings_that_say_what_to_do(outside, rabbitmq, redis_server
 
 @pytest.fixture
 def odd_redis(tmp_path):
-    """A Redis that is set up otherwise than README says."""
+    """A Redis that is set up otherwise than the manual says."""
 
     def start(*options):
         port = free_port()

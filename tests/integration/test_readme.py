@@ -1,4 +1,7 @@
-"""Every command of README, in both languages: run as it stands there, with a bare PATH, or listed here with why not."""
+"""Every command of README and the manual, in both languages: run as it stands there, or listed here with why not.
+
+What is run is run with a bare PATH, as by somebody who just opened a shell.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ import pytest
 
 from tests.servers import ROOT, free_port, wait_until
 
-READMES = ("README.md", "README.pt-BR.md")
+#: Page → the same page in Portuguese.
+PAIRS = {"README.md": "README.pt-BR.md"} | {
+    f"docs/{page.name}": f"docs/pt-BR/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))
+}
+#: Pages for developers, in English only.
+DEVELOPERS = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs/dev").rglob("*.md"))]
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _COMMAND = re.compile(
-    r"(?:[A-Z_]+=\S* )*(?:make|curl|cp|docker|(?:\.venv/bin/)?(?:chatbot|celery|python)|whisper-server"
+    r"(?:[A-Z_]+=\S* )*(?:make|curl|cp|docker|(?:\.venv/bin/)?(?:chatbot|celery|python|pytest)|whisper-server"
     r"|rabbitmq-plugins) \S"
 )
 
@@ -27,6 +35,8 @@ NOT_RUN = {
     r"CHATBOT_LLM_(MODEL|BASE_URL)=\S+ make demo": "it needs a model server",
     r"docker compose .*": "no container engine runs where the tests do",
     r"make (test|bench|chaos|fuzz|pace|lock|test-rabbitmq4)\b.*": "it takes minutes; that make knows it is looked at",
+    r"make (setup|check)": "the tests run where the first made everything, and beside the second",
+    r"curl -X POST \$CHATBOT_EVOLUTION_URL/.*": "it needs a server of Evolution API",
     "chatbot doctor": "the table of settings, which the code prints, names it however it is started",
     r"whisper-server .*": "it is another project's server",
     r"rabbitmq-plugins .*": "it changes the machine's own broker",
@@ -37,16 +47,23 @@ NOT_RUN = {
 }
 
 
-def commands(readme):
-    """Return the commands of one README: lines of its blocks, and those named in its text."""
-    text = (ROOT / readme).read_text()
+def commands(page):
+    """Return the commands of one page: lines of its blocks, and those named in its text. ``<…>`` is any placeholder."""
+    text = (ROOT / page).read_text()
     found = []
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for block in re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
         lines = block.replace("\\\n", " ").splitlines()
-        found += [re.sub(r"\s+#.*$", "", line.removeprefix("$ ")).strip() for line in lines]
-    found += re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
-    found = [re.sub(r"\s+", " ", command) for command in found]
+        found += [re.sub(r"\s+#.*$", "", line.strip().removeprefix("$ ")).strip() for line in lines]
+    found += re.findall(
+        r"(?<!`)`([^`]+)`(?!`)", re.sub(r"^ *```\w*\n.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    )
+    found = [re.sub(r"<[^>]*>", "<…>", re.sub(r"\s+", " ", command)) for command in found]
     return list(dict.fromkeys(command for command in found if _COMMAND.match(command) and "…" not in command[-1:]))
+
+
+def all_commands():
+    """Return the commands of all English pages, each once."""
+    return list(dict.fromkeys(command for page in (*PAIRS, *DEVELOPERS) for command in commands(page)))
 
 
 def environment(home, **values):
@@ -86,20 +103,24 @@ def answers(url):
         return False
 
 
-def test_both_readmes_have_the_same_commands():
-    english, portuguese = map(commands, READMES)
-    assert english == portuguese
-    assert len(english) > 10
+@pytest.mark.parametrize("page", PAIRS)
+def test_a_page_has_the_same_commands_in_both_languages(page):
+    assert sorted(commands(page)) == sorted(commands(PAIRS[page]))
+
+
+def test_commands_are_found_on_readme_and_on_the_pages():
+    assert {"make demo", "make test"} <= set(commands("README.md"))
+    assert len(all_commands()) > 40
 
 
 def test_every_command_is_run_here_or_listed_with_a_reason():
     ours = (*RUN, *NOT_RUN)
-    unlisted = [command for command in commands(READMES[0]) if not any(re.fullmatch(one, command) for one in ours)]
+    unlisted = [command for command in all_commands() if not any(re.fullmatch(one, command) for one in ours)]
     assert unlisted == []
 
 
-@pytest.mark.parametrize("command", [c for c in commands(READMES[0]) if re.match(r"(\S+=\S* )*make ", c)])
-def test_make_knows_what_the_readme_asks_of_it(command, tmp_path):
+@pytest.mark.parametrize("command", [c for c in all_commands() if re.match(r"(\S+=\S* )*make ", c)])
+def test_make_knows_what_a_page_asks_of_it(command, tmp_path):
     asked = run(f"{re.sub('make ', 'make -n ', command, count=1)}", environment(tmp_path))
     assert asked.returncode == 0, asked.stderr
 
@@ -107,14 +128,16 @@ def test_make_knows_what_the_readme_asks_of_it(command, tmp_path):
 # -- what is run, one test for each --------------------------------------------------
 
 RUN = (
-    "make demo", r"PORT=\d+ make demo", "CHATBOT_BROKER_URL=.* CHATBOT_REDIS_URL=.* make demo", "curl .*", "make up",
-    "make help", "make doctor", "make shell", r"cp docker/\.env\.example docker/\.env",
+    "make demo", r"PORT=\d+ make demo", "CHATBOT_BROKER_URL=.* CHATBOT_REDIS_URL=.* make demo", "make up",
+    r"curl -X POST http://127\.0\.0\.1:8000/simulator/.*",
+    "make help", "make doctor", "make shell", "make docs", r"\.venv/bin/pytest tests/unit/\w+\.py",
+    r"cp docker/\.env\.example docker/\.env",
     r"\.venv/bin/chatbot (settings|doctor|notices|dead list|shell).*", r"\.venv/bin/chatbot alive .*",
 )  # fmt: skip
 
 
-def test_make_demo_serves_the_page_and_takes_the_faults_of_the_readme(tmp_path):
-    [curl] = [command for command in commands(READMES[0]) if command.startswith("curl ")]
+def test_make_demo_serves_the_page_and_takes_the_faults_of_the_manual(tmp_path):
+    [curl] = [command for command in all_commands() if re.match("curl .*/simulator/", command)]
     port = free_port()
     with running("make demo", environment(tmp_path, PORT=port), tmp_path / "log"):
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), seconds=90, what=(tmp_path / "log").read_text())
@@ -149,9 +172,11 @@ def test_make_up_needs_no_path_and_runs_twice_on_one_machine(tmp_path, rabbitmq,
 
 def test_the_commands_that_end_by_themselves_do_so_without_a_fault_of_their_own(tmp_path, rabbitmq, redis_server):
     env = environment(tmp_path, CHATBOT_REDIS_URL=redis_server.url, CHATBOT_BROKER_URL=rabbitmq.url)
-    ending = r"make help|\.venv/bin/chatbot (settings|notices|dead list).*"
-    found = [command for command in commands(READMES[0]) if re.fullmatch(ending, command)]
-    assert found
+    ending = (
+        r"make help|make docs|\.venv/bin/pytest tests/unit/\w+\.py|\.venv/bin/chatbot (settings|notices|dead list).*"
+    )
+    found = [command for command in all_commands() if re.fullmatch(ending, command)]
+    assert len(found) >= 5
     for command in found:
         ended = run(command, env)
         assert ended.returncode == 0, (command, ended.stderr)

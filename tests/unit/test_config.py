@@ -1,4 +1,4 @@
-"""Settings: wrong ones stop the process with what to write; the README shows them all."""
+"""Settings: wrong ones stop the process with what to write; the manual shows them all."""
 
 from __future__ import annotations
 
@@ -129,16 +129,16 @@ def test_a_wrong_value_and_a_misspelt_name_are_told_together(monkeypatch):
     assert "CHATBOT_SOMETHING_ELSE_ALTOGETHER: there is no such setting" in str(wrong.value)
 
 
-def test_the_readme_shows_every_setting():
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- settings:begin -->")[1].split("<!-- settings:end -->")[0].strip()
+def test_the_manual_shows_every_setting():
+    page = (ROOT / "docs/settings.md").read_text()
+    shown = page.split("<!-- settings:begin -->")[1].split("<!-- settings:end -->")[0].strip()
     assert shown == config.table(), "run `chatbot settings` and paste"
 
 
-def test_the_portuguese_readme_names_the_same_settings_and_defaults():
+def test_the_portuguese_manual_names_the_same_settings_and_defaults():
     def cells(text):
         rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `CHATBOT_")]
         return [(name, default if "`" in default else "in words") for name, default in rows]
 
-    portuguese = (ROOT / "README.pt-BR.md").read_text()
+    portuguese = (ROOT / "docs/pt-BR/settings.md").read_text()
     assert cells(portuguese) == cells(config.table())

@@ -67,17 +67,17 @@ def test_one_is_enough_up_to_its_limit_and_not_beyond(messages):
         assert getattr(plan(Load(users + users // 50, messages), COSTS), field) == 2, what
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.pt-BR.md"])
-def test_readme_says_what_the_plan_says(readme):
+@pytest.mark.parametrize("page", ["docs/scale.md", "docs/pt-BR/scale.md"])
+def test_the_manual_says_what_the_plan_says(page):
     """In the order of its rows; memory is rounded there."""
     fields = [
         "messages_per_second", "live_sessions", "web_cores", "workers", "worker_cores", "worker_memory",
         "sender_cores", "brokers", "broker_cores", "broker_memory", "redis_memory", "whatsapp_numbers",
     ]  # fmt: skip
-    text = (Path(__file__).parents[2] / readme).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     table = text.partition("tests.benchmarks.plan`, ")[2].split("\n\n")[1]
     rows = [[cell.strip() for cell in row.strip("|").split("|")][1:] for row in table.splitlines()[2:]]
-    point, comma = (".", ",") if readme == "README.md" else (",", ".")
+    point, comma = (".", ",") if page == "docs/scale.md" else (",", ".")
     for column, users in enumerate((10_000, 1_000_000, 100_000_000)):
         needed = plan(Load(users=users), Costs())
         said = [float(row[column].replace(comma, "").replace(point, ".")) for row in rows]

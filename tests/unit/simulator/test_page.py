@@ -1,7 +1,7 @@
 """The simulator's page in a real browser, with a business that answers when it is told to.
 
-``python -m tests.unit.simulator.test_page`` makes ``chatbot/simulator/static/screenshot.png``
-anew, which the README shows.
+``python -m tests.unit.simulator.test_page`` makes ``docs/images/simulator.png``
+anew, which the manual shows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ARGUMENTS = [
 TYPING = {"typing_indicator": {"type": "text"}}
 
 
-SCREENSHOT = ROOT / "chatbot/simulator/static/screenshot.png"
+SCREENSHOT = ROOT / "docs/images/simulator.png"
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 320, "height": 640}
 
@@ -764,7 +764,7 @@ def test_a_narrow_screen_shows_one_phone_and_counts_what_waits(opened: Callable[
 
 
 def screenshot() -> None:
-    """Make the picture that the README shows; colours of emojis need a font that has them."""
+    """Make the picture that the manual shows; colours of emojis need a font that has them."""
     with chromium() as browser, in_business() as business:
         page = browser.new_context(locale="pt-BR", viewport=DESKTOP).new_page()
         page.goto(f"{business.url}/simulator")
