@@ -22,7 +22,9 @@ PAIRS = {"README.md": "README.pt-BR.md"} | {
     f"docs/{page.name}": f"docs/pt-BR/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))
 }
 #: Pages for developers, in English only.
-DEVELOPERS = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs/dev").rglob("*.md"))]
+DEVELOPERS = [
+    ".github/CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs/dev").rglob("*.md"))),
+]  # fmt: skip
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _COMMAND = re.compile(
     r"(?:[A-Z_]+=\S* )*(?:make|curl|cp|docker|(?:\.venv/bin/)?(?:chatbot|celery|python|pytest)|whisper-server"

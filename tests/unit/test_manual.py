@@ -9,6 +9,7 @@ import re
 import tomllib
 
 import pytest
+import yaml
 
 from tests.servers import ROOT
 
@@ -133,3 +134,21 @@ def test_the_manual_asks_no_other_host_for_anything():
     assert project["theme"]["font"] is False
     for page in WRITTEN:
         assert not re.search(r"!\[[^]]*\]\(https?:|src=\"https?:|```mermaid", page.read_text()), named(page)
+
+
+def steps(workflow):
+    jobs = yaml.safe_load((ROOT / ".github/workflows" / workflow).read_text())["jobs"]
+    return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+
+
+def test_the_workflows_run_what_is_run_everywhere():
+    assert steps("check.yml") == ["bash .ci/run"]
+    assert steps("docs.yml") == ["make docs"]
+
+
+def test_what_runs_before_a_commit_are_checks_of_make_check():
+    makefile = (ROOT / "Makefile").read_text()
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        assert hook["entry"].split(" --")[0].replace(".venv/bin/", "$(BIN)/").replace("make ", "") in makefile
