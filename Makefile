@@ -61,6 +61,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 setup: $(VENV)/.dev $(DOCS)/.installed  ## what the tests need: packages, RabbitMQ, Redis, Chromium
+	@$(BIN)/python -m compileall -qq chatbot tests
 	@PATH="$$PATH:/usr/sbin:/sbin" sh tests/install.sh rabbitmq-server redis-server chromium
 
 $(BIN)/uv:
@@ -69,15 +70,19 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV) || (sh tests/install.sh python3-venv && $(PYTHON) -m venv --clear $(VENV))
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 
+# Without dependencies: the locks name them all, but for those that excluded.txt leaves out. Compiled once,
+# also where Python is told to write no bytecode: CrewAI alone would take each process some seconds.
+INSTALL := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --compile-bytecode
+
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/uv
 	@echo "  installing what requirements.lock pins (a minute or so) …"
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.dev: tests/requirements.lock $(VENV)/.runtime
 	@echo "  installing the test tools …"
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r tests/requirements.lock
+	@$(INSTALL) --require-hashes -r tests/requirements.lock
 	@touch $@
 
 $(DOCS)/.installed: tests/docs.lock | $(BIN)/uv
@@ -86,12 +91,18 @@ $(DOCS)/.installed: tests/docs.lock | $(BIN)/uv
 	@VIRTUAL_ENV=$(DOCS) $(BIN)/uv pip install --quiet --require-hashes -r tests/docs.lock
 	@touch $@
 
-LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
+PINS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
         --custom-compile-command "make lock"
+COMPILE := $(BIN)/uv pip compile $(PINS) --excludes docker/excluded.txt pyproject.toml
+# requirements.lock has everything that runs; the others take its versions.
+SAME := -c requirements.lock
 lock: | $(BIN)/uv  ## pin anew what pyproject.toml asks for
-	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile $(LOCK) --extra dev -c requirements.lock pyproject.toml -o tests/requirements.lock
-	$(BIN)/uv pip compile $(LOCK) --group docs -o tests/docs.lock
+	$(COMPILE) --extra agent --extra demo --extra flower -o requirements.lock
+	$(COMPILE) $(SAME) -o docker/front.lock
+	$(COMPILE) $(SAME) --extra flower -o docker/flower.lock
+	$(COMPILE) $(SAME) --extra agent -o docker/worker.lock
+	$(COMPILE) $(SAME) --all-extras -o tests/requirements.lock
+	$(BIN)/uv pip compile $(PINS) --group docs -o tests/docs.lock
 
 clean:
 	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -17,7 +17,8 @@ The vocabulary: ``messages`` (what travels), ``identity`` (who is a user), ``err
 system itself says), ``config`` (the only reader of the environment), ``tls``, ``http`` (every call out).
 
 ``tasks`` holds each Celery task, ``app`` builds everything, ``celery`` is the app that ``celery -A chatbot``
-finds, ``cli`` the commands, ``isolated_turn`` a process for a turn that may end its own.
+finds, ``cli`` the commands, ``isolated_turn`` a process for a turn that may end its own. ``extras`` says
+what is not installed; ``flower_command`` is what ``celery flower`` finds.
 
 Imports point down: cli, ops, demo > app > tasks > web, sessions, conversation, delivery > store, broker,
 channels, agent > vocabulary. ``pyproject.toml`` has the contracts.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from chatbot import config, tls
+from chatbot import config, extras, tls
 from chatbot.broker import topology
 from chatbot.broker.internals.connection import Connection
 from chatbot.broker.router import Router
@@ -121,7 +121,8 @@ class Chatbot:
 
     @cached_property
     def agent(self) -> CrewAgent:
-        """The CrewAI agent; importing it takes seconds."""
+        """The CrewAI agent; importing it takes seconds. Raises ``MissingExtra``."""
+        extras.require("agent")
         from chatbot.agent.crew import from_settings
 
         return from_settings(self.settings, self.slots)

@@ -12,6 +12,10 @@ class ChatbotError(Exception):
     """Anything this package raises on purpose."""
 
 
+class MissingExtra(ChatbotError):
+    """A package that this process needs is not installed."""
+
+
 class Transient(ChatbotError):
     """Trying again later can help.
 

@@ -12,7 +12,7 @@ import threading
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from chatbot import config
+from chatbot import config, extras
 from chatbot.app import Chatbot
 from chatbot.demo import embedded
 from chatbot.observability.logging import configure_logging
@@ -22,11 +22,12 @@ CONCURRENCY = 16
 
 
 def run() -> None:
-    """Run until Ctrl-C or SIGTERM. Exits with what to write where settings are wrong."""
+    """Run until Ctrl-C or SIGTERM. Exits with what to write or to install where something is wrong."""
     try:
         settings = config.load(config.DemoSettings)
     except config.SettingsError as err:
         sys.exit(f"chatbot: {err}")
+    extras.exit_without("agent", *(["demo"] if settings.redis_url.startswith("fakeredis:") else []))
     configure_logging(settings)
     bot = Chatbot(settings)
     print(f"  broker {_named(settings.broker_url)}, store {_named(settings.redis_url)}, model {settings.llm_model}")

@@ -15,6 +15,7 @@ import httpx
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
+from chatbot import extras
 from chatbot.broker import topology
 from chatbot.config import secret
 from chatbot.errors import ChatbotError
@@ -63,6 +64,7 @@ def examine(bot: Chatbot) -> list[Finding]:
 def _agent(bot: Chatbot) -> Finding:
     if bot.settings.agent_file is None:
         return Finding("agent", True, "its texts are those of the settings")
+    extras.require("agent")
     from chatbot.agent.crew import persona  # CrewAI comes with it, which takes seconds
 
     persona(bot.settings)

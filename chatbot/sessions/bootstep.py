@@ -38,6 +38,7 @@ from celery.worker import state
 from celery.worker.control import control_command, inspect_command
 from kombu.serialization import prepare_accept_content
 
+from chatbot import extras
 from chatbot.broker import topology
 from chatbot.broker.router import bind_user_queue, declare_user_queue, declare_user_queues
 from chatbot.sessions.steps import SLICE, Steps
@@ -124,6 +125,8 @@ class Subscriptions(bootsteps.StartStopStep):
         queues = consumer.app.amqp.queues
         asked = topology.OPEN in queues.consume_from
         queues.deselect(topology.OPEN)
+        if asked:
+            extras.exit_without("agent")  # said before the broker is asked for anything
         return asked
 
     def start(self, consumer: Any) -> None:

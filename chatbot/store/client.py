@@ -16,6 +16,7 @@ from typing import Any
 import redis
 import redis.exceptions
 
+from chatbot import extras
 from chatbot.errors import Transient
 
 
@@ -23,9 +24,11 @@ def connect(url: str, *, timeout: float = 5.0, tls: Mapping[str, Any] | None = N
     """Return a redis-py client for ``url``; ``fakeredis://`` is a store inside this process.
 
     Nothing is connected yet. ``timeout`` in seconds bounds every call. ``tls`` is what ``tls.of_redis`` made.
+    Raises ``MissingExtra``.
     """
     if url.startswith("fakeredis:"):
-        import fakeredis  # only the demo and tests have no Redis of their own
+        extras.require("demo")  # only the demo and tests have no Redis of their own
+        import fakeredis
 
         server = fakeredis.FakeServer.get_server(url, server_type="redis", version=(7,))
         return fakeredis.FakeRedis(server=server, decode_responses=True)

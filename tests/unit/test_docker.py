@@ -31,12 +31,43 @@ def dockerfile() -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def stages() -> dict[str, list[str]]:
+    """Return the instructions of each stage, its ``FROM`` first."""
+    found: dict[str, list[str]] = {}
+    for line in dockerfile():
+        if line.startswith("FROM "):
+            name = line.split(" AS ")[1]
+            found[name] = []
+        found[name].append(line)
+    return found
+
+
+def lineage(name: str) -> list[str]:
+    """Return the instructions that a stage is made of: those of the stages it is built from, then its own."""
+    own = stages()[name]
+    parent = own[0].split()[1]
+    return (lineage(parent) if parent in stages() else []) + own
+
+
+def image_of(service: dict) -> str:
+    """Return the stage of the Dockerfile that a service runs."""
+    build = service["build"]
+    assert (build["context"], build["dockerfile"]) == ("..", "docker/Dockerfile")
+    assert service["image"].startswith(f"chatbot-{build['target']}:")
+    return build["target"]
+
+
 def command_of(service: dict) -> str:
     """Return what the shell in the container is given: Compose makes ``$`` of ``$$``."""
     shell, flag, line = service["command"]
     assert (shell, flag) == ("sh", "-c")
     assert line.startswith("exec "), "without exec the shell would get the signals"
     return line.removeprefix("exec ").replace("$$", "$")
+
+
+def on_every_address(command: str) -> str:
+    """Return Flower's command as containers run it: the loopback of one cannot be published."""
+    return command.replace("--address=127.0.0.1", "--address=0.0.0.0")
 
 
 def ours(services: dict) -> dict:
@@ -49,9 +80,7 @@ def test_the_processes_are_those_of_the_procfile(services, procfile):
 
 @pytest.mark.parametrize("name", ["web", "worker", "sender", "beat", "flower"])
 def test_a_process_runs_what_the_procfile_says(services, procfile, name):
-    # A container's loopback cannot be published, so there Flower listens on every address.
-    expected = procfile[name].replace("--address=127.0.0.1", "--address=0.0.0.0")
-    assert command_of(services[name]) == expected
+    assert command_of(services[name]) == on_every_address(procfile[name])
 
 
 def test_no_dollar_is_left_for_compose_to_replace(services):
@@ -59,28 +88,52 @@ def test_no_dollar_is_left_for_compose_to_replace(services):
         assert "$" not in service["command"][2].replace("$$", ""), name
 
 
-def test_the_image_starts_the_web_process(procfile):
-    command = next(line for line in reversed(dockerfile()) if line.startswith("CMD "))
-    assert " ".join(yaml.safe_load(command.removeprefix("CMD "))) == procfile["web"].replace("'", "")
+IMAGES = {"web": "front", "sender": "front", "beat": "front", "worker": "worker", "flower": "flower"}
 
 
-def test_the_image_runs_as_nobody_special():
-    lines = dockerfile()
-    last_stage = lines[max(i for i, line in enumerate(lines) if line.startswith("FROM")) :]
-    users = [line.split()[1] for line in last_stage if line.startswith("USER ")]
+@pytest.mark.parametrize(("name", "image"), IMAGES.items())
+def test_a_process_has_the_image_with_what_it_needs(services, name, image):
+    assert image_of(services[name]) == image
+
+
+def test_without_a_target_the_front_is_built():
+    assert list(stages())[-1] == "front"
+
+
+@pytest.mark.parametrize("image", ["front", "worker", "flower"])
+def test_an_image_starts_its_process(procfile, image):
+    command = yaml.safe_load(lineage(image)[-1].removeprefix("CMD "))
+    if image == "front":
+        assert " ".join(command) == procfile["web"].replace("'", "")
+    else:
+        shell, flag, line = command
+        assert (shell, flag, line) == ("sh", "-c", f"exec {on_every_address(procfile[image])}")
+
+
+@pytest.mark.parametrize("image", ["front", "worker", "flower"])
+def test_an_image_runs_as_nobody_special(image):
+    lines = lineage(image)
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users
     assert users[-1] not in {"root", "0"}
-    assert not any("pip install" in line or "apt-get" in line for line in last_stage), "no build tools in it"
+    assert not any("pip install" in line or "apt-get" in line for line in lines), "no build tools in it"
 
 
-def test_the_image_installs_what_is_pinned():
-    text = "\n".join(dockerfile())
-    assert re.search(r"pip install --require-hashes -r requirements\.lock", text)
-    assert re.search(r"pip install --no-deps \.", text)
+@pytest.mark.parametrize("image", ["front", "worker", "flower"])
+def test_an_image_installs_what_is_pinned_and_nothing_else(image):
+    [copied] = [line for line in stages()[image] if line.startswith("COPY ")]
+    built = re.fullmatch(r"COPY --from=(\S+) /opt/chatbot /opt/chatbot", copied).group(1)
+    lines = lineage(built)
+    installs = [line.split("pip install ")[1] for line in lines if "pip install" in line]
+    assert installs[-2:] == [f"--no-deps --require-hashes -r docker/{image}.lock", "--no-deps /wheel/*.whl"]
+    locks = {re.search(r"docker/(\w+)\.lock", line).group(1) for line in installs[:-1]}
+    assert locks == {"front", image}
+    assert any("pip wheel --no-deps" in line for line in lineage("wheel"))
 
 
-def test_the_image_has_a_health_check_and_compose_one_for_every_process_of_ours(services):
-    assert any(line.startswith("HEALTHCHECK") and "/health" in line for line in dockerfile())
+def test_the_images_have_a_health_check_and_compose_one_for_every_process_of_ours(services):
+    assert any(line.startswith("HEALTHCHECK") and "/health" in line for line in lineage("front"))
+    assert any(line.startswith("HEALTHCHECK") and '"alive", "worker"' in line for line in lineage("worker"))
     assert "/health" in services["web"]["healthcheck"]["test"][-1]
     for name in ("worker", "sender", "beat"):
         assert services[name]["healthcheck"]["test"] == ["CMD", "chatbot", "alive", name]
@@ -91,7 +144,8 @@ def test_the_image_has_a_health_check_and_compose_one_for_every_process_of_ours(
 def test_the_image_has_a_python_this_project_supports():
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     low, high = (tuple(map(int, part.split("."))) for part in re.fullmatch(r">=([\d.]+),<([\d.]+)", asked).groups())
-    bases = [line.split()[1] for line in dockerfile() if line.startswith("FROM")]
+    bases = [lines[0].split()[1] for lines in stages().values()]
+    bases = [base for base in bases if base not in stages()]
     assert len(set(bases)) == 1
     version = tuple(map(int, re.fullmatch(r"python:([\d.]+)-slim", bases[0]).group(1).split(".")))
     assert low <= version < high
