@@ -132,7 +132,7 @@ def test_make_knows_what_a_page_asks_of_it(command, tmp_path):
 RUN = (
     "make demo", r"PORT=\d+ make demo", "CHATBOT_BROKER_URL=.* CHATBOT_REDIS_URL=.* make demo", "make up",
     r"curl -X POST http://127\.0\.0\.1:8000/simulator/.*",
-    "make help", "make doctor", "make shell", "make docs", r"\.venv/bin/pytest tests/unit/\w+\.py",
+    "make help", "make doctor", "make shell", "make docs", r"\.venv/bin/pytest tests/unit/[\w/]+\.py",
     r"cp docker/\.env\.example docker/\.env",
     r"\.venv/bin/chatbot (settings|doctor|notices|dead list|shell).*", r"\.venv/bin/chatbot alive .*",
 )  # fmt: skip
@@ -175,7 +175,7 @@ def test_make_up_needs_no_path_and_runs_twice_on_one_machine(tmp_path, rabbitmq,
 def test_the_commands_that_end_by_themselves_do_so_without_a_fault_of_their_own(tmp_path, rabbitmq, redis_server):
     env = environment(tmp_path, CHATBOT_REDIS_URL=redis_server.url, CHATBOT_BROKER_URL=rabbitmq.url)
     ending = (
-        r"make help|make docs|\.venv/bin/pytest tests/unit/\w+\.py|\.venv/bin/chatbot (settings|notices|dead list).*"
+        r"make help|make docs|\.venv/bin/pytest tests/unit/[\w/]+\.py|\.venv/bin/chatbot (settings|notices|dead list).*"
     )
     found = [command for command in all_commands() if re.fullmatch(ending, command)]
     assert len(found) >= 5
