@@ -90,6 +90,20 @@ def test_files_that_a_page_names_exist(page):
     assert missing == []
 
 
+def test_folders_and_modules_that_the_map_of_the_code_names_exist():
+    rows = re.findall(
+        r"^\| [\w ]+ \| (`\w+/`[^|]*) \| (.+) \|$", (DOCS / "dev/architecture.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 8
+    for folders, modules in rows:
+        inside = [ROOT / "chatbot" / folder for folder in re.findall(r"`(\w+)/`", folders)]
+        assert all(folder.is_dir() for folder in inside), folders
+        for module in re.findall(r"`(\w+)`", modules):
+            assert any((folder / f"{module}.py").is_file() for folder in inside), module
+        for subfolder in re.findall(r"`(\w+)/`", modules):
+            assert any((folder / subfolder).is_dir() for folder in inside), subfolder
+
+
 def test_users_and_operators_have_every_page_in_both_languages():
     assert sorted(page.name for page in (DOCS / "pt-BR").glob("*.md")) == USERS
 
