@@ -1,7 +1,7 @@
 # make demo   chat in the browser, everything embedded      make test   all tests
 # make up     every process, on RabbitMQ and Redis          make check  lint, types, import contracts
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up shell doctor test test-rabbitmq4 chaos bench pace fuzz check docs format lock clean
+.PHONY: help setup demo up shell doctor test unit test-rabbitmq4 chaos bench pace fuzz check docs format lock clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -24,8 +24,14 @@ shell: $(VENV)/.runtime  ## a Python shell on the running system
 doctor: $(VENV)/.runtime  ## check broker, Redis, model, channel, clock
 	@$(BIN)/chatbot doctor
 
+# One process for each processor: most tests wait for others.
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
+
 test: setup  ## all tests, on private RabbitMQ and Redis
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+unit: $(VENV)/.dev  ## what needs no server and no browser, within a minute
+	$(PYTEST) -m "not server and not browser and not slow" tests/unit $(ARGS)
 
 test-rabbitmq4: setup  ## the tests that need a broker, on RabbitMQ 4 (as root)
 	@PYTEST=$(BIN)/pytest sh tests/rabbitmq4.sh

@@ -28,6 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--churn", type=int, default=1500)
 
 
+#: What a test asks for that not every machine has → the mark it gets; ``make unit`` leaves these out.
+MARKS = {"rabbitmq": "server", "redis_server": "server", "browser": "browser", "chromium": "browser"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they ask for."""
+    for item in items:
+        for fixture in MARKS.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(MARKS[fixture])
+
+
 def _missing(what: str) -> None:
     """Skip on a laptop, fail where everything must be there."""
     if os.environ.get("CI"):

@@ -6,6 +6,7 @@ import threading
 
 import kombu
 
+from chatbot import texts
 from tests.servers import wait_until
 from tests.stub_llm import StubLLM
 from tests.system import System
@@ -26,10 +27,10 @@ def test_a_flood_fills_one_queue_and_is_refused_honestly(tmp_path, rabbitmq, red
     ) as system:  # fmt: skip
         llm.script = hold_the_flooder
         system.start("web", "worker", "sender", "beat")
-        texts = [f"f{n}" for n in range(MESSAGES)]
+        flood = [f"f{n}" for n in range(MESSAGES)]
         refused = 0
         for n in range(0, MESSAGES, 50):
-            answer = system.post(*((FLOODER, f"wamid.{text}", text) for text in texts[n : n + 50]))
+            answer = system.post(*((FLOODER, f"wamid.{text}", text) for text in flood[n : n + 50]))
             assert answer.status_code == 200
             refused += answer.json()["refused"]
         assert MESSAGES - ROOM - 2 <= refused <= MESSAGES - ROOM, "what is being answered, and what waits"
@@ -47,16 +48,16 @@ def test_a_flood_fills_one_queue_and_is_refused_honestly(tmp_path, rabbitmq, red
         told, *replies = system.wait_replies(FLOODER, MESSAGES - refused + 1)
         taken = [reply.removeprefix("eco: ") for reply in replies]
         assert told == texts.TOO_MANY["pt"], "told once"
-        assert taken == sorted(taken, key=texts.index)
-        assert set(taken) | set(_dead(system)) == set(texts), "nothing is lost"
+        assert taken == sorted(taken, key=flood.index)
+        assert set(taken) | set(_dead(system)) == set(flood), "nothing is lost"
         wait_until(lambda: not system.user_queues(), seconds=40, what="idle queues gone")
 
 
 def _dead(system: System) -> list[str]:
-    texts = []
+    flood = []
     with kombu.Connection(system.env["CHATBOT_BROKER_URL"]) as connection:
         queue = kombu.Queue("chat.dead", no_declare=True)(connection.default_channel)
         while (letter := queue.get()) is not None:
             assert letter.headers["reason"] == "the user's queue is full"
-            texts.append(letter.decode()[0][1])
-    return texts
+            flood.append(letter.decode()[0][1])
+    return flood

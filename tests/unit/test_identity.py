@@ -181,7 +181,7 @@ def test_a_dead_letter_hides_the_number_too():
 # -- links and moves -------------------------------------------------------------
 
 
-@pytest.fixture(params=["fakeredis", "redis"])
+@pytest.fixture(params=["fakeredis", pytest.param("redis", marks=pytest.mark.server)])
 def store(request):
     if request.param == "redis":
         url = request.getfixturevalue("redis_server").url

@@ -32,7 +32,7 @@ STAFF = Notice(
 )  # fmt: skip
 
 
-@pytest.fixture(params=["fakeredis", "redis"])
+@pytest.fixture(params=["fakeredis", pytest.param("redis", marks=pytest.mark.server)])
 def client(request):
     if request.param == "redis":
         url = request.getfixturevalue("redis_server").url

@@ -27,7 +27,7 @@ class Clock:
         self.now += seconds
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.server)])
 def client(request):
     if request.param == "fake":
         yield fakeredis.FakeRedis(version=(7,), decode_responses=True)

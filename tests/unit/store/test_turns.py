@@ -43,7 +43,7 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["fakeredis", "redis"])
+@pytest.fixture(params=["fakeredis", pytest.param("redis", marks=pytest.mark.server)])
 def store(request, clock):
     if request.param == "redis":
         url = request.getfixturevalue("redis_server").url
