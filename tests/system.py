@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import httpx
 
-from chatbot.store.turns import COUNTS
+from chatbot.store.keys import COUNTS
 from tests.servers import PYTHON, ROOT, Process, RabbitMQ, Redis, accepts, free_port, wait_until
 from tests.stub_llm import StubLLM
 
@@ -204,7 +204,7 @@ class System:
         import redis
 
         with redis.Redis.from_url(self.env["CHATBOT_REDIS_URL"], decode_responses=True) as client:
-            return {event: int(times) for event, times in client.hgetall(COUNTS).items()}
+            return {event: int(times) for event, times in client.hgetall(COUNTS.of()).items()}
 
     def waiting(self, queue: str) -> int:
         """Return how many messages a queue has: those that wait, are put off or are being handled."""

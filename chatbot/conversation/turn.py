@@ -40,8 +40,9 @@ from chatbot.messages import Message, Turn
 from chatbot.resilience.breaker import Breaker
 from chatbot.resilience.repeater import Repeater
 from chatbot.resilience.retry import in_place
+from chatbot.store.keys import DEDUPE_SECONDS
 from chatbot.store.presence import Runs
-from chatbot.store.turns import DEDUPE_SECONDS, Begun, Committed, Moved, Store
+from chatbot.store.turns import Begun, Committed, Moved, Store
 
 log = structlog.get_logger(__name__)
 

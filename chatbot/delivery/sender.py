@@ -31,8 +31,9 @@ from chatbot.channels.protocols import Sender
 from chatbot.errors import ChannelDown, Discard, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
 from chatbot.messages import Limits, Message, Part, Status, Turn
 from chatbot.resilience.retry import in_place
+from chatbot.store.keys import DEDUPE_SECONDS
 from chatbot.store.presence import ALIVE_SECONDS, Runs
-from chatbot.store.turns import DEDUPE_SECONDS, LONGEST_REST_SECONDS, LOST, WRITTEN, Busy, Claimed, Rests, Store
+from chatbot.store.turns import LONGEST_REST_SECONDS, LOST, WRITTEN, Busy, Claimed, Rests, Store
 
 log = structlog.get_logger(__name__)
 

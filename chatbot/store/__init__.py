@@ -4,8 +4,9 @@ In come turns and outcomes; out go what is known. Promises: what belongs togethe
 times that processes compare are Redis' own. Never imports ``broker``.
 
 =================  ==============================================================================
+``keys``           every key: its name, type, time to live, what it holds and whose it is
 ``client``         the connection, its errors, the scripts with one clock
-``turns``          conversations and outboxes; the table of keys stands there
+``turns``          conversations and outboxes
 ``merge``          two names that are one person's become one conversation
 ``presence``       which processes and which of their runs live
 ``slots``          how many calls to a model are in flight

@@ -2,7 +2,7 @@
 
 In come users and the contact they turned out to be; out goes that contact's conversation,
 and from then on the others lead there. All of it is one optimistic transaction over their
-keys (``store/turns.py`` lists them): where one changes meanwhile, it begins anew. So it happens
+keys (``store/keys.py`` lists them): where one changes meanwhile, it begins anew. So it happens
 once or not at all, whoever crashes, and done twice it is done once.
 
 Promises: no turn and no undelivered reply is lost, and none is there twice; nobody's turns
@@ -12,7 +12,7 @@ new user; a run or a send that began under an old name can write nothing any mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -21,6 +21,7 @@ from typing import Any
 from chatbot.errors import TurnUnderWay
 from chatbot.identity import Contact
 from chatbot.messages import Turn
+from chatbot.store import keys
 
 #: What a conversation knows of a turn and of a delivery under way.
 _UNDER_WAY = (
@@ -52,14 +53,10 @@ class _Held:
 
 
 class Moves:
-    """Merges conversations. ``key`` makes the key of what a user has, ``due`` is the one of due outboxes."""
+    """Merges conversations."""
 
-    def __init__(
-        self, client: Any, key: Callable[[str, str], str], due: str, *, history_turns: int, retention: int
-    ) -> None:  # fmt: skip
+    def __init__(self, client: Any, *, history_turns: int, retention: int) -> None:
         self._redis = client
-        self._key = key
-        self._due = due
         self._kept = max(history_turns, 1)
         self._retention = retention
 
@@ -94,27 +91,27 @@ class Moves:
             until = users.get(one.user)
             self._write_old(pipe, one, to, until)
             if until is None:
-                pipe.sadd(self._key(to.user, "names"), one.user)
-        pipe.expire(self._key(to.user, "names"), self._retention)
+                pipe.sadd(keys.NAMES.of(to.user), one.user)
+        pipe.expire(keys.NAMES.of(to.user), self._retention)
         return to.user
 
     def _newest(self, pipe: Any, to: Contact, at: float) -> Contact:
         """Return where ``to`` moved on to after ``at``, if they did: notices come out of order."""
         while True:
-            pipe.watch(self._key(to.user, "conversation"))
-            state = pipe.hgetall(self._key(to.user, "conversation"))
+            pipe.watch(keys.CONVERSATION.of(to.user))
+            state = pipe.hgetall(keys.CONVERSATION.of(to.user))
             if "moved" not in state or float(state.get("moved_at", "inf")) < at:
                 return to
             to = destination(state)
 
     def _links(self, pipe: Any, user: str) -> list[_Held]:
         """Return what the users hold who lead to ``user`` for good."""
-        pipe.watch(self._key(user, "names"))
-        links = [self._held(pipe, name) for name in sorted(pipe.smembers(self._key(user, "names")))]
+        pipe.watch(keys.NAMES.of(user))
+        links = [self._held(pipe, name) for name in sorted(pipe.smembers(keys.NAMES.of(user)))]
         return [link for link in links if link.state.get("moved") == user]
 
     def _held(self, pipe: Any, user: str) -> _Held:
-        conversation, history, outbox = (self._key(user, what) for what in ("conversation", "history", "outbox"))
+        conversation, history, outbox = (row.of(user) for row in (keys.CONVERSATION, keys.HISTORY, keys.OUTBOX))
         pipe.watch(conversation, history, outbox)
         state, replies = pipe.hgetall(conversation), pipe.hgetall(outbox)
         numbers = range(int(state.get("delivered", 0)) + 1, int(state.get("turns", 0)) + 1)
@@ -126,7 +123,7 @@ class Moves:
         )
 
     def _write_new(self, pipe: Any, new: _Held, old: list[_Held], to: Contact, *, now: float) -> None:
-        conversation, history, outbox = (self._key(to.user, what) for what in ("conversation", "history", "outbox"))
+        conversation, history, outbox = (row.of(to.user) for row in (keys.CONVERSATION, keys.HISTORY, keys.OUTBOX))
         numbers = count(int(new.state.get("turns", 0)) + 1)
         waiting = {
             (one.user, turn.number): replace(turn, number=next(numbers), message=to.take_over(turn.message))
@@ -141,7 +138,7 @@ class Moves:
         if waiting:
             pipe.hset(conversation, "turns", next(numbers) - 1)
             pipe.hset(outbox, mapping={str(turn.number): turn.to_json() for turn in waiting.values()})
-            pipe.zadd(self._due, {to.user: now})
+            pipe.zadd(keys.DUE.of(), {to.user: now})
         if past:
             turns = sorted([*past, *new.history], key=lambda turn: turn.committed_at)[-self._kept :]
             pipe.delete(history)
@@ -150,15 +147,15 @@ class Moves:
             pipe.expire(key, self._retention)
 
     def _write_old(self, pipe: Any, old: _Held, to: Contact, until: float | None) -> None:
-        conversation = self._key(old.user, "conversation")
+        conversation = keys.CONVERSATION.of(old.user)
         moved = dict(zip(_MOVED, (to.user, to.phone, to.bsuid, until), strict=True))
         pipe.hdel(conversation, *_UNDER_WAY, *_MOVED)
         pipe.hset(conversation, mapping={field: value for field, value in moved.items() if value is not None})
         # The numbers stay, so that the user's never repeat, should there be another person of that name.
         pipe.hset(conversation, "delivered", old.state.get("turns", "0"))
         pipe.expire(conversation, self._retention)
-        pipe.delete(*(self._key(old.user, what) for what in ("history", "outbox", "names")))
-        pipe.zrem(self._due, old.user)
+        pipe.delete(*(row.of(old.user) for row in (keys.HISTORY, keys.OUTBOX, keys.NAMES)))
+        pipe.zrem(keys.DUE.of(), old.user)
 
 
 def destination(state: Mapping[str, str]) -> Contact:

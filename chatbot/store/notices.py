@@ -3,13 +3,7 @@
 In comes a ``Notice`` (a restricted account, what staff wrote in the phone's app, who wants
 no marketing); out go one log line, a count and the list. Promises: a notice that comes
 again is the same notice (WhatsApp delivers for up to 7 days), and many of one kind push
-out none of another: each kind keeps its newest ``MOST``, none longer than ``KEPT_SECONDS``.
-
-===========================  ====  ==========================================================
-``chatbot:notices``          set   the kinds there are
-``chatbot:notices:<kind>``   zset  notice as JSON → Unix time it came first
-``chatbot:counts``           hash  event → how often it happened; here ``notice.<severity>``
-===========================  ====  ==========================================================
+out none of another: each kind keeps its newest ``MOST``, none longer than ``keys.NOTICES_SECONDS``.
 
 Kinds are the provider's names that a channel reads, so there are only so many keys. A line
 of the log holds the kind, the account's id and fixed words; never a text, phone or BSUID.
@@ -23,15 +17,13 @@ from typing import Any
 import structlog
 
 from chatbot.messages import Notice
+from chatbot.store import keys
 from chatbot.store.client import reachable, redis_time
 
 log = structlog.get_logger(__name__)
 
-#: Notices of one kind that are kept, and for how long.
+#: Notices of one kind that are kept.
 MOST = 1000
-KEPT_SECONDS = 30 * 86_400
-KINDS = "chatbot:notices"
-COUNTS = "chatbot:counts"
 
 
 class Notices:
@@ -42,18 +34,18 @@ class Notices:
 
     def keep(self, notice: Notice) -> bool:
         """Keep ``notice``, log and count it; return whether it is new."""
-        key = f"{KINDS}:{notice.kind}"
+        key = keys.NOTICES.of(notice.kind)
         with reachable():
             now = redis_time(self._redis)
             pipe = self._redis.pipeline(transaction=True)
             pipe.zadd(key, {notice.to_json(): now}, nx=True)
-            pipe.zremrangebyscore(key, "-inf", now - KEPT_SECONDS)
+            pipe.zremrangebyscore(key, "-inf", now - keys.NOTICES_SECONDS)
             pipe.zremrangebyrank(key, 0, -MOST - 1)
-            pipe.expire(key, KEPT_SECONDS)
-            pipe.sadd(KINDS, notice.kind)
+            pipe.expire(key, keys.NOTICES_SECONDS)
+            pipe.sadd(keys.NOTICE_KINDS.of(), notice.kind)
             new = bool(pipe.execute()[0])
             if new:
-                self._redis.hincrby(COUNTS, f"notice.{notice.severity}", 1)
+                self._redis.hincrby(keys.COUNTS.of(), f"notice.{notice.severity}", 1)
         if new:
             _log(notice)
         return new
@@ -61,8 +53,10 @@ class Notices:
     def kept(self) -> list[Notice]:
         """Return the notices of every kind by the time they speak of, else that they came; the newest last."""
         with reachable():
-            kinds = sorted(self._redis.smembers(KINDS))
-            found = [pair for kind in kinds for pair in self._redis.zrange(f"{KINDS}:{kind}", 0, -1, withscores=True)]
+            kinds = sorted(self._redis.smembers(keys.NOTICE_KINDS.of()))
+            found = [
+                pair for kind in kinds for pair in self._redis.zrange(keys.NOTICES.of(kind), 0, -1, withscores=True)
+            ]
         dated = [(notice.at or came, notice) for notice, came in ((Notice.from_json(n), came) for n, came in found)]
         return [notice for _, notice in sorted(dated, key=lambda pair: pair[0])]
 

@@ -30,17 +30,15 @@ import structlog
 
 from chatbot.errors import Transient
 from chatbot.resilience.repeater import Repeater
+from chatbot.store import keys
 from chatbot.store.client import reachable, redis_time, script
 
 log = structlog.get_logger(__name__)
 
-PROCESSES = "chatbot:processes"
 #: A process says this often that it lives, and is taken for gone after this long without a word.
 BEAT_SECONDS, ALIVE_SECONDS = 1.0, 5.0
 #: What a process last said of itself is kept this long, for whoever asks who is missing.
 REMEMBERED_SECONDS = 3600.0
-#: A task that was delivered again is remembered this long.
-REDELIVERED_SECONDS = 86_400
 #: A claim stands this long after its last renewal. Renewed this often, it outlives two that fail.
 CLAIM_SECONDS, RENEW_SECONDS = 60.0, 15.0
 #: Others are looked at once in so many heartbeats.
@@ -117,13 +115,13 @@ class Redeliveries:
     @contextmanager
     def counted(self, task_id: str) -> Iterator[int]:
         """Run a task that was delivered again; yield how many processes ended under it. Raises ``Transient``."""
-        key, process = f"chatbot:redelivered:{task_id}", self._runs.process
+        key, process = keys.REDELIVERED.of(task_id), self._runs.process
         with reachable():
             others = self._redis.smembers(key) - {process}
         ended = sum(self._runs.liveness.is_gone(other) for other in others)
         with reachable():
             self._redis.sadd(key, process)
-            self._redis.expire(key, REDELIVERED_SECONDS)
+            self._redis.expire(key, keys.REDELIVERED_SECONDS)
         try:
             yield ended
         finally:
@@ -175,7 +173,7 @@ class Presence:
         self._thread = None
         try:
             with reachable():
-                self._redis.hdel(PROCESSES, self.id)
+                self._redis.hdel(keys.PROCESSES.of(), self.id)
         except Transient as err:
             log.warning("presence.not_signed_off", error=str(err))
 
@@ -183,18 +181,18 @@ class Presence:
         """Say once that this process lives. Raises ``Transient``."""
         asked = time.time()
         with reachable():
-            now = float(self._heartbeat([PROCESSES], [self._now(), self.id, self._said(), ALIVE_SECONDS]))
+            now = float(self._heartbeat([keys.PROCESSES.of()], [self._now(), self.id, self._said(), ALIVE_SECONDS]))
         self.told["skew"] = round((asked + time.time()) / 2 - now, 3)
 
     def is_gone(self, process: str) -> bool:
         """Return whether a process has not said for so long that it lives that it does not. Raises ``Transient``."""
         with reachable():
-            return bool(self._is_gone([PROCESSES], [self._now(), process, ALIVE_SECONDS]))
+            return bool(self._is_gone([keys.PROCESSES.of()], [self._now(), process, ALIVE_SECONDS]))
 
     def look(self) -> tuple[Process, ...]:
         """Return every process that spoke within the last hour, and forget the others. Raises ``Transient``."""
         with reachable():
-            said = self._redis.hgetall(PROCESSES)
+            said = self._redis.hgetall(keys.PROCESSES.of())
             now = self._clock() if self._clock else redis_time(self._redis)
         for field_of_all in (":last", ":quiet_until"):
             said.pop(field_of_all, None)
@@ -202,7 +200,7 @@ class Presence:
         forgotten = [process.id for process in found if process.silent > REMEMBERED_SECONDS]
         if forgotten:
             with reachable():
-                self._redis.hdel(PROCESSES, *forgotten)
+                self._redis.hdel(keys.PROCESSES.of(), *forgotten)
         return tuple(process for process in found if process.silent <= REMEMBERED_SECONDS)
 
     def _said(self) -> str:

@@ -4,10 +4,6 @@ In comes a call about to be made, out goes the permission to make it. Promises: 
 ``places`` calls are in flight at once while Redis keeps what it is told; who waits longest goes first;
 a place whose holder crashed is free again after ``LEASE_SECONDS``, and who waits and crashes leaves
 the line. While Redis cannot be used nobody takes a place; who has one goes on.
-
-Keys: ``{slots:<name>}:holders`` (zset: holder, end of its lease), ``:line`` (zset: who waits, their
-number), ``:seen`` (zset: who waits, until when without another word), ``:number`` (the last one given).
-All end an hour after their last use.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ import structlog
 
 from chatbot.errors import NoRoom, Transient
 from chatbot.resilience.repeater import Repeater
+from chatbot.store import keys
 from chatbot.store.client import reachable, script
 
 log = structlog.get_logger(__name__)
@@ -43,7 +40,7 @@ class Slots:
         sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._client = client
-        self._keys = [f"{{slots:{name}}}:{part}" for part in ("holders", "line", "seen", "number")]
+        self._keys = [row.of(name) for row in (keys.HOLDERS, keys.LINE, keys.SEEN, keys.LAST_NUMBER)]
         self._places = places
         self._take_slot = script(client, "take_slot")
         self._renew_slot = script(client, "renew_slot")
@@ -78,7 +75,7 @@ class Slots:
 
     def _place(self, holder: str) -> int:
         """Return 0 where the place is taken, else how many stand before ``holder``, itself included."""
-        arguments = ["", holder, self._places, LEASE_SECONDS, SEEN_SECONDS]
+        arguments = ["", holder, self._places, LEASE_SECONDS, SEEN_SECONDS, keys.SLOTS_SECONDS]
         try:
             with reachable():
                 return int(self._take_slot(keys=self._keys, args=arguments))
@@ -88,7 +85,7 @@ class Slots:
     def _renew(self, holder: str) -> None:
         try:
             with reachable():
-                self._renew_slot(keys=self._keys[:1], args=["", holder, LEASE_SECONDS])
+                self._renew_slot(keys=self._keys[:1], args=["", holder, LEASE_SECONDS, keys.SLOTS_SECONDS])
         except Transient:
             log.warning("slot.not_renewed")
 

@@ -15,44 +15,7 @@ answered then may be answered again or, where the broker has forgotten it, stay 
 part that was sent then may be sent again. What it cannot: nobody stays silent for longer than
 ``CLAIM_SECONDS``, and what is answered from then on is answered in order.
 
-Keys (``<user>`` percent-encoded as in queue names):
-
-=====================================  ======  ===============================================
-``chatbot:{<user>}:conversation``      hash    ``turns`` committed; ``run``/``claim_until``: the fencing
-                                               token and the end of the claim of the turn under way;
-                                               ``message``/``attempts``/``waits`` of the message it answers;
-                                               ``delivered`` turns; ``parts`` of the next one sent;
-                                               ``sender``/``sender_until``: token and end of its delivery's
-                                               claim; ``sender_runs`` that claimed turn ``sender_turn``;
-                                               ``plain``: the turn that goes out without formatting;
-                                               ``rests_until``: nothing is tried before; ``looked_at``:
-                                               until then, one who found it claimed looks again;
-                                               ``calling``/``calling_at``: the part being sent;
-                                               ``moved`` to that user (``moved_phone``/``moved_bsuid``
-                                               reach them): all, or what was written until ``moved_at``,
-                                               which stays when the user is one again
-``chatbot:{<user>}:history``           list    turns as JSON, oldest first, the last few
-``chatbot:{<user>}:outbox``            hash    turn number → turn as JSON, until delivered
-``chatbot:{<user>}:names``             set     users (by BSUID) who lead here for good
-``chatbot:{<user>}:turn:<message>``    string  turn as JSON: one message, one turn; under the user it
-                                               came in as (``Message.origin``), so that it never moves
-``chatbot:{<user>}:sent:<id>``         string  number of the turn that a message of ours belongs to
-``chatbot:{<user>}:told:<what>``       string  present while the user need not be told again
-``chatbot:{<user>}:pace``              string  Unix time from which the user's burst is whole again
-``chatbot:{<user>}:refused``           string  how often in a row the channel said "too fast" to the pair
-``chatbot:pace:<account>``             string  Unix time from which the number may send again, and that of its first
-``chatbot:alerted:<what>``             string  present while nobody need be called again
-``chatbot:lock:<what>``                string  token of the process that does ``what``, alone, for some seconds
-``chatbot:rescued:<broker>``           string  activity of the last session that rescue looked at
-``chatbot:sessions``                   zset    user → Unix time of the last activity
-``chatbot:due``                        zset    user → Unix time from which its outbox is overdue
-``chatbot:counts``                     hash    event → how often it happened
-``chatbot:processes``                  hash    process → when it last said that it lives (``presence.py``)
-``chatbot:redelivered:<task>``         set     processes that run a task which was delivered again, or ended under it
-=====================================  ======  ===============================================
-
-The first four expire after ``retention``; ``turn:`` after 9 days, because WhatsApp
-delivers a webhook again for up to 7 (Meta, "Webhooks", retries).
+``store/keys.py`` lists the keys.
 """
 
 from __future__ import annotations
@@ -65,22 +28,17 @@ from typing import Any
 from uuid import uuid4
 
 from chatbot.errors import TurnUnderWay
-from chatbot.identity import Contact, Names, key_of
+from chatbot.identity import Contact, Names
 from chatbot.messages import Limits, Message, Turn
+from chatbot.store import keys
 from chatbot.store.client import connect, reachable, redis_time, script
 from chatbot.store.merge import Moves, destination
 from chatbot.store.presence import CLAIM_SECONDS
 
 __all__ = ["Begun", "Busy", "Claimed", "Moved", "Store", "TurnUnderWay", "connect"]
 
-DEDUPE_SECONDS = 9 * 86_400
-SESSIONS = "chatbot:sessions"
-DUE = "chatbot:due"
-COUNTS = "chatbot:counts"
 #: A reply whose wake-up was lost is looked after this long after its commit.
 OVERDUE_SECONDS = 30.0
-#: People quote what we wrote as long as this later.
-QUOTED_SECONDS = 30 * 86_400
 #: A person whom the channel refuses is left in peace this long at most; refused again later
 #: than this and twice the rest, it is no longer "in a row".
 LONGEST_REST_SECONDS = 3600.0
@@ -92,8 +50,6 @@ WARM_UP_SECONDS, WARM_UP_SLOWER = 1.0, 1.33
 LOST, WRITTEN, SETTLED = 0, 1, 2
 #: One who finds an outbox claimed is to look again, but not more than one at a time: for so long.
 LOOK_SECONDS = 5.0
-#: How far rescue came is remembered this long.
-RESCUED_SECONDS = 86_400
 #: A wake-up for the end of a rest may come this early: hosts' clocks differ.
 EARLY_SECONDS = 2.0
 
@@ -204,7 +160,7 @@ class Store:
         self._history_turns = history_turns
         self._retention = int(retention)
         self._clock = clock  # a test's; otherwise all times are Redis'
-        self._moves = Moves(client, _key, DUE, history_turns=history_turns, retention=int(retention))
+        self._moves = Moves(client, history_turns=history_turns, retention=int(retention))
         self._script = {name: script(client, name) for name in _SCRIPTS}
 
     def now(self) -> float:
@@ -214,10 +170,10 @@ class Store:
         with reachable():
             return redis_time(self._redis)
 
-    def _run(self, name: str, keys: list[str], *arguments: Any) -> Any:
+    def _run(self, name: str, names: list[str], *arguments: Any) -> Any:
         now = self._clock() if self._clock else ""
         with reachable():
-            return self._script[name](keys, [now, *arguments])
+            return self._script[name](names, [now, *arguments])
 
     def ping(self) -> None:
         """Return when Redis answers."""
@@ -243,23 +199,23 @@ class Store:
         """
         user, other = message.user, self._names.by_bsuid(message, message.account)
         fence = fence or uuid4().hex
-        keys = [
-            _key(user, "conversation"),
-            _key(user, "history"),
+        names = [
+            keys.CONVERSATION.of(user),
+            keys.HISTORY.of(user),
             _turn_key(message),
-            SESSIONS,
-            _key(other or user, "conversation"),
-            _key(user, "names"),
+            keys.SESSIONS.of(),
+            keys.CONVERSATION.of(other or user),
+            keys.NAMES.of(user),
         ]
         arguments = [
             message.key, self._history_turns, user, seconds, fence,
             0 if message.origin else message.sent_at, int(bool(other)), self._retention, gone,
         ]  # fmt: skip
-        answer = self._run("begin_turn", keys, *arguments)
+        answer = self._run("begin_turn", names, *arguments)
         while answer[0] == "apart":
             with reachable():
                 self._lead({other: None}, Contact(user, message.phone, message.bsuid), message)
-            answer = self._run("begin_turn", keys, *arguments)
+            answer = self._run("begin_turn", names, *arguments)
         if answer[0] == "moved":
             raise Moved(Contact(*answer[1:]))
         if answer[0] == "wait":
@@ -272,31 +228,31 @@ class Store:
 
     def renew_turn(self, user: str, fence: str) -> bool:
         """Have the claim of that run stand for ``CLAIM_SECONDS`` more; return whether it has it."""
-        keys = [_key(user, "conversation")]
-        return bool(self._run("renew", keys, "run", "claim_until", fence, CLAIM_SECONDS))
+        names = [keys.CONVERSATION.of(user)]
+        return bool(self._run("renew", names, "run", "claim_until", fence, CLAIM_SECONDS))
 
     def release_turn(self, begun: Begun, *, waited: bool = True) -> None:
         """Give the right to commit back without a turn: this run ended, if not with an answer.
 
         ``waited`` says whether the message was given back for something that failed.
         """
-        self._run("release_turn", [_key(begun.message.user, "conversation")], begun.fence, int(waited))
+        self._run("release_turn", [keys.CONVERSATION.of(begun.message.user)], begun.fence, int(waited))
 
     def commit_turn(self, begun: Begun, reply: str, *, failure: str = "") -> Committed | None:
         """Write the turn and put its reply in the outbox; ``None`` if another run took over."""
         user = begun.message.user
         at = self._clock() if self._clock else begun.now()
         turn = Turn(begun.number, begun.message, reply, at, failure)
-        keys = [
-            _key(user, "conversation"),
-            _key(user, "history"),
+        names = [
+            keys.CONVERSATION.of(user),
+            keys.HISTORY.of(user),
             _turn_key(begun.message),
-            _key(user, "outbox"),
-            DUE,
+            keys.OUTBOX.of(user),
+            keys.DUE.of(),
         ]
         written = self._run(
-            "commit_turn", keys, begun.fence, turn.number, turn.to_json(), max(self._history_turns, 1),
-            self._retention, DEDUPE_SECONDS, user, OVERDUE_SECONDS,
+            "commit_turn", names, begun.fence, turn.number, turn.to_json(), max(self._history_turns, 1),
+            self._retention, keys.DEDUPE_SECONDS, user, OVERDUE_SECONDS,
         )  # fmt: skip
         return Committed(turn, is_next=written == 1) if written else None
 
@@ -309,7 +265,7 @@ class Store:
     def turn_numbered(self, user: str, number: int) -> Turn | None:
         """Return a turn that is undelivered, or recent; ``None`` for an older one."""
         with reachable():
-            stored = self._redis.hget(_key(user, "outbox"), str(number))
+            stored = self._redis.hget(keys.OUTBOX.of(user), str(number))
         if stored:
             return Turn.from_json(stored)
         turns = (turn for name in self._ways(user) for turn in self.history(name))
@@ -323,7 +279,7 @@ class Store:
                 return turn.message.text
         users = list({user, *(turn.message.user for turn in turns)})
         with reachable():
-            numbers = self._redis.mget([_key(name, f"sent:{message_id}") for name in users])
+            numbers = self._redis.mget([keys.SENT.of(name, message_id) for name in users])
         sent = dict(zip(users, numbers, strict=True))
         return next((turn.reply for turn in turns if str(turn.number) == sent[turn.message.user]), "")
 
@@ -331,7 +287,7 @@ class Store:
         """Return whether a run of this very message is under way, and the time as Redis has it."""
         with reachable():
             pipe = self._redis.pipeline(transaction=False)
-            pipe.hmget(_key(message.user, "conversation"), "message", "run")
+            pipe.hmget(keys.CONVERSATION.of(message.user), "message", "run")
             pipe.time()
             (current, run), (seconds, microseconds) = pipe.execute()
         now = self._clock() if self._clock else seconds + microseconds / 1_000_000
@@ -340,7 +296,7 @@ class Store:
     def history(self, user: str) -> list[Turn]:
         """Return the stored turns of a user, oldest first."""
         with reachable():
-            return [Turn.from_json(turn) for turn in self._redis.lrange(_key(user, "history"), 0, -1)]
+            return [Turn.from_json(turn) for turn in self._redis.lrange(keys.HISTORY.of(user), 0, -1)]
 
     # -- who is who -------------------------------------------------------------
 
@@ -354,7 +310,7 @@ class Store:
         good, ``TurnUnderWay`` while a turn or a send is under way.
         """
         with reachable():
-            state = self._redis.hgetall(_key(message.user, "conversation"))
+            state = self._redis.hgetall(keys.CONVERSATION.of(message.user))
             if "moved" in state and "moved_at" not in state:
                 raise Moved(destination(state))
             to = self._names.moved(message)
@@ -373,7 +329,7 @@ class Store:
         while user:
             yield user
             with reachable():
-                user = self._redis.hget(_key(user, "conversation"), "moved")
+                user = self._redis.hget(keys.CONVERSATION.of(user), "moved")
 
     # -- delivery of replies ----------------------------------------------------
 
@@ -386,8 +342,8 @@ class Store:
         gone: what it claimed may be taken at once. Raises ``Busy`` while another run's claim stands, ``Rests``
         while what waits is not to be tried.
         """
-        keys = [_key(user, "conversation"), _key(user, "outbox"), DUE]
-        answer = self._run("claim_delivery", keys, fence, seconds, user, gone, LOOK_SECONDS, EARLY_SECONDS)
+        names = [keys.CONVERSATION.of(user), keys.OUTBOX.of(user), keys.DUE.of()]
+        answer = self._run("claim_delivery", names, fence, seconds, user, gone, LOOK_SECONDS, EARLY_SECONDS)
         if answer[0] == "busy":
             raise Busy(answer[1], look_again=bool(answer[2]))
         if answer[0] == "rests":
@@ -401,8 +357,8 @@ class Store:
 
     def renew_delivery(self, user: str, fence: str) -> bool:
         """Have the claim of that run stand for ``CLAIM_SECONDS`` more; return whether it has it."""
-        keys = [_key(user, "conversation")]
-        return bool(self._run("renew", keys, "sender", "sender_until", fence, CLAIM_SECONDS))
+        names = [keys.CONVERSATION.of(user)]
+        return bool(self._run("renew", names, "sender", "sender_until", fence, CLAIM_SECONDS))
 
     def settle_part(self, claimed: Claimed, parts: int, *, sent: str = "") -> bool:
         """Write down that ``parts`` parts of the turn went out and keep the claim.
@@ -449,23 +405,23 @@ class Store:
         return self._report(user, number, part, "refused")
 
     def _report(self, user: str, number: int, part: int, what: str) -> bool:
-        keys = [_key(user, "conversation"), _key(user, "outbox")]
-        return bool(self._run("report_part", keys, number, part, what))
+        names = [keys.CONVERSATION.of(user), keys.OUTBOX.of(user)]
+        return bool(self._run("report_part", names, number, part, what))
 
     def tell_once(self, user: str, what: str, *, seconds: float) -> bool:
         """Return whether the user is to be told ``what``: not again for ``seconds``."""
         with reachable():
-            return bool(self._redis.set(_key(user, f"told:{what}"), 1, nx=True, ex=int(seconds)))
+            return bool(self._redis.set(keys.TOLD.of(user, what), 1, nx=True, ex=int(seconds)))
 
     def was_told(self, user: str, what: str) -> bool:
         """Return whether ``tell_once`` was true for that within its time."""
         with reachable():
-            return bool(self._redis.exists(_key(user, f"told:{what}")))
+            return bool(self._redis.exists(keys.TOLD.of(user, what)))
 
     def alert_once(self, what: str, *, seconds: float) -> bool:
         """Return whether a person is to be called about ``what``: not again for ``seconds``."""
         with reachable():
-            return bool(self._redis.set(f"chatbot:alerted:{what}", 1, nx=True, ex=int(seconds)))
+            return bool(self._redis.set(keys.ALERTED.of(what), 1, nx=True, ex=int(seconds)))
 
     # -- how fast a channel may be used -----------------------------------------
 
@@ -480,9 +436,9 @@ class Store:
         Returns ``(True, s)``: send in ``s`` seconds (``longest`` at most), or ``(False, s)``:
         nothing is taken, ask again in ``s`` seconds.
         """
-        keys = [_key(user, "pace"), _pace(account)]
+        names = [keys.PAIR.of(user), keys.NUMBER.of(account)]
         taken, wait = self._run(
-            "pace", keys, limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed),
+            "pace", names, limits.pair_seconds, limits.pair_burst, 1 / limits.per_second, longest, int(missed),
             WARM_UP_SECONDS, WARM_UP_SLOWER,
         )  # fmt: skip
         return bool(taken), float(wait)
@@ -492,32 +448,32 @@ class Store:
 
         Meta asks for 4^n seconds after its n-th refusal.
         """
-        keys = [_key(user, "pace"), _key(user, "refused")]
+        names = [keys.PAIR.of(user), keys.REFUSED.of(user)]
         rest = self._run(
-            "hold_pair", keys, pause, LONGEST_REST_SECONDS, limits.pair_seconds, limits.pair_burst, FIRST_AGAIN_SECONDS
+            "hold_pair", names, pause, LONGEST_REST_SECONDS, limits.pair_seconds, limits.pair_burst, FIRST_AGAIN_SECONDS
         )
         return float(rest)
 
     def hold_number(self, account: str, *, pause: float) -> None:
         """Have nothing sent from ``account`` for ``pause`` seconds."""
-        self._run("hold_number", [_pace(account)], pause)
+        self._run("hold_number", [keys.NUMBER.of(account)], pause)
 
     def count(self, event: str) -> None:
         """Add one to how often ``event`` happened."""
         with reachable():
-            self._redis.hincrby(COUNTS, event, 1)
+            self._redis.hincrby(keys.COUNTS.of(), event, 1)
 
     def counts(self) -> dict[str, int]:
         """Return how often each counted event happened."""
         with reachable():
-            return {event: int(times) for event, times in self._redis.hgetall(COUNTS).items()}
+            return {event: int(times) for event, times in self._redis.hgetall(keys.COUNTS.of()).items()}
 
     def _settle(self, claimed: Claimed, part: int, what: str, seconds: float, sent: str = "") -> int:
         user = claimed.user
-        keys = [_key(user, "conversation"), _key(user, "outbox"), DUE, _key(user, f"sent:{sent}")]
-        remembered = QUOTED_SECONDS if sent else 0
+        names = [keys.CONVERSATION.of(user), keys.OUTBOX.of(user), keys.DUE.of(), keys.SENT.of(user, sent)]
+        remembered = keys.QUOTED_SECONDS if sent else 0
         return int(
-            self._run("settle_delivery", keys, claimed.fence, claimed.number, part, what, user, seconds, remembered)
+            self._run("settle_delivery", names, claimed.fence, claimed.number, part, what, user, seconds, remembered)
         )
 
     # -- who is being served ----------------------------------------------------
@@ -525,7 +481,7 @@ class Store:
     def sessions(self) -> dict[str, float]:
         """Return the users that are being served, with the Unix time of their last turn."""
         with reachable():
-            return dict(self._redis.zrange(SESSIONS, 0, -1, withscores=True))
+            return dict(self._redis.zrange(keys.SESSIONS.of(), 0, -1, withscores=True))
 
     def end_session(self, user: str, *, unless_active_since: float) -> None:
         """Forget that a user is being served, unless a turn began since (Unix time)."""
@@ -533,43 +489,45 @@ class Store:
             self._redis.eval(
                 "local at = redis.call('ZSCORE', KEYS[1], ARGV[1])"
                 " if at and tonumber(at) <= tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end",
-                1, SESSIONS, user, unless_active_since,
+                1, keys.SESSIONS.of(), user, unless_active_since,
             )  # fmt: skip
 
     def sessions_after(self, active_at: float, *, most: int) -> list[tuple[str, float]]:
         """Return up to ``most`` users whose last turn was after that Unix time, and when, in that order."""
         with reachable():
-            return list(self._redis.zrangebyscore(SESSIONS, f"({active_at!r}", "+inf", 0, most, withscores=True))
+            return list(
+                self._redis.zrangebyscore(keys.SESSIONS.of(), f"({active_at!r}", "+inf", 0, most, withscores=True)
+            )
 
     def due_outboxes(self, *, before: float, skip: int = 0, most: int = -1) -> list[str]:
         """Return the users whose replies should have gone out before that Unix time: ``most`` behind ``skip``."""
         with reachable():
-            return list(self._redis.zrangebyscore(DUE, "-inf", before, skip, most))
+            return list(self._redis.zrangebyscore(keys.DUE.of(), "-inf", before, skip, most))
 
     def oldest_overdue(self) -> float:
         """Return for how many seconds the reply that has waited longest is overdue; 0 where none is."""
         with reachable():
-            oldest = self._redis.zrange(DUE, 0, 0, withscores=True)
+            oldest = self._redis.zrange(keys.DUE.of(), 0, 0, withscores=True)
         return max(0.0, self.now() - oldest[0][1]) if oldest else 0.0
 
     def take_due(self, users: Sequence[str], *, seconds: float) -> list[str]:
         """Take those of ``users`` whose replies are overdue; they are overdue again only in ``seconds``."""
-        return list(self._run("take_due", [DUE], seconds, *users)) if users else []
+        return list(self._run("take_due", [keys.DUE.of()], seconds, *users)) if users else []
 
     def rescued_until(self, broker: str) -> float:
         """Return how far rescue has looked at the sessions of a broker, by their activity."""
         with reachable():
-            return float(self._redis.get(f"chatbot:rescued:{broker}") or "-inf")
+            return float(self._redis.get(keys.RESCUED.of(broker)) or "-inf")
 
     def note_rescued(self, broker: str, active_at: float) -> None:
         """Keep how far rescue has looked, for whoever goes on."""
         with reachable():
-            self._redis.set(f"chatbot:rescued:{broker}", repr(active_at), ex=RESCUED_SECONDS)
+            self._redis.set(keys.RESCUED.of(broker), repr(active_at), ex=keys.RESCUED_SECONDS)
 
     @contextmanager
     def alone(self, what: str, *, seconds: float) -> Iterator[bool]:
         """Tell whether this process may do ``what`` in the block: nobody else may until it ends, or for ``seconds``."""
-        lock, token = f"chatbot:lock:{what}", uuid4().hex
+        lock, token = keys.LOCK.of(what), uuid4().hex
         with reachable():
             mine = bool(self._redis.set(lock, token, nx=True, px=int(seconds * 1000)))
         try:
@@ -579,13 +537,5 @@ class Store:
                 self._run("unlock", [lock], token)
 
 
-def _pace(account: str) -> str:
-    return f"chatbot:pace:{account}"
-
-
 def _turn_key(message: Message) -> str:
-    return _key(message.origin or message.user, f"turn:{message.key}")
-
-
-def _key(user: str, what: str) -> str:
-    return f"chatbot:{{{key_of(user)}}}:{what}"
+    return keys.TURN.of(message.origin or message.user, message.key)

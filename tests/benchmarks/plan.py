@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, fields
 
 from chatbot.config import Settings
-from chatbot.store.turns import DEDUPE_SECONDS, QUOTED_SECONDS
+from chatbot.store.keys import DEDUPE_SECONDS, QUOTED_SECONDS
 from tests.benchmarks.bench import table
 
 GIB = 1024.0**2  # KiB in one

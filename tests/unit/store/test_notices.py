@@ -16,7 +16,7 @@ from chatbot.config import Settings
 from chatbot.errors import Transient
 from chatbot.identity import Names
 from chatbot.messages import Notice
-from chatbot.store import notices
+from chatbot.store import keys, notices
 from chatbot.store.client import connect
 from chatbot.store.notices import Notices
 
@@ -86,10 +86,10 @@ def test_many_of_one_kind_push_out_their_own_oldest_and_none_of_another(kept, mo
 def test_what_came_long_ago_is_forgotten(kept, client):
     kept.keep(Notice("calls", at=1.0))
     [aged] = client.zrange("chatbot:notices:calls", 0, -1)
-    client.zincrby("chatbot:notices:calls", -notices.KEPT_SECONDS - 1, aged)
+    client.zincrby("chatbot:notices:calls", -keys.NOTICES_SECONDS - 1, aged)
     kept.keep(Notice("calls", at=2.0))
     assert [n.at for n in kept.kept()] == [2.0]
-    assert 0 < client.ttl("chatbot:notices:calls") <= notices.KEPT_SECONDS
+    assert 0 < client.ttl("chatbot:notices:calls") <= keys.NOTICES_SECONDS
 
 
 def test_a_notice_without_a_time_is_listed_by_when_it_came(kept):

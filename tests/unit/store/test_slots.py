@@ -9,6 +9,7 @@ import pytest
 
 from chatbot.errors import NoRoom
 from chatbot.store.client import connect
+from chatbot.store.keys import SLOTS_SECONDS
 from chatbot.store.slots import LEASE_SECONDS, SEEN_SECONDS, Slots
 
 
@@ -70,7 +71,7 @@ def test_a_place_whose_holder_crashed_comes_back_within_seconds(client):
     """Whoever waits comes back to a later time of Redis: the clock is moved in the scripts' own argument."""
     one = slots(client, 1)
     now = 5_000.0
-    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS])  # noqa: E731
+    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS, SLOTS_SECONDS])  # noqa: E731
     assert take("crashed", now) == 0
     assert take("waits", now + LEASE_SECONDS - 1) == 1
     assert take("waits", now + LEASE_SECONDS) == 0
@@ -78,8 +79,8 @@ def test_a_place_whose_holder_crashed_comes_back_within_seconds(client):
 
 def test_a_place_that_is_renewed_is_kept_and_one_that_was_lost_is_not_taken_back(client):
     one = slots(client, 1)
-    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS])  # noqa: E731
-    renew = lambda who, at: one._renew_slot(keys=one._keys[:1], args=[at, who, LEASE_SECONDS])  # noqa: E731
+    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS, SLOTS_SECONDS])  # noqa: E731
+    renew = lambda who, at: one._renew_slot(keys=one._keys[:1], args=[at, who, LEASE_SECONDS, SLOTS_SECONDS])  # noqa: E731
     assert take("ana", 100.0) == 0
     renew("ana", 105.0)
     assert take("beto", 110.0) == 1
@@ -90,7 +91,7 @@ def test_a_place_that_is_renewed_is_kept_and_one_that_was_lost_is_not_taken_back
 
 def test_first_come_first_served(client):
     one = slots(client, 1)
-    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS])  # noqa: E731
+    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS, SLOTS_SECONDS])  # noqa: E731
     assert [take(who, 100.0) for who in ("a", "b", "c")] == [0, 1, 2]
     client.zrem(one._keys[0], "a")
     assert take("c", 101.0) == 2, "b was here before"
@@ -100,7 +101,7 @@ def test_first_come_first_served(client):
 
 def test_who_crashes_while_waiting_holds_nobody_up(client):
     one = slots(client, 1)
-    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS])  # noqa: E731
+    take = lambda who, at: one._take_slot(keys=one._keys, args=[at, who, 1, LEASE_SECONDS, SEEN_SECONDS, SLOTS_SECONDS])  # noqa: E731
     assert [take("a", 100.0), take("gone", 100.0), take("c", 100.0)] == [0, 1, 2]
     client.zrem(one._keys[0], "a")
     assert take("c", 104.0) == 2

@@ -9,8 +9,8 @@ import pytest
 
 from chatbot.errors import Transient
 from chatbot.messages import Limits, Message
+from chatbot.store.keys import DEDUPE_SECONDS
 from chatbot.store.turns import (
-    DEDUPE_SECONDS,
     FIRST_AGAIN_SECONDS,
     LOST,
     OVERDUE_SECONDS,
