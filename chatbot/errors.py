@@ -51,6 +51,10 @@ class SendQueueFull(BrokerUnavailable):
     """The queue of the senders takes no more: what is asked of them was not taken."""
 
 
+class StoreRefused(Transient):
+    """What Redis holds was written in a form that this release does not know: a person must act."""
+
+
 class TooFast(Transient):
     """The channel takes no more for now from us to this person, or from ``whole_number``.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from chatbot.errors import ChatbotError, Transient
+from chatbot.errors import ChatbotError, StoreRefused, Transient
 from chatbot.ops.finding import Finding
 from chatbot.store.client import reachable
 
@@ -25,6 +25,8 @@ def redis(bot: Chatbot) -> Finding:
     try:
         with reachable():
             info = bot.redis.info()
+    except StoreRefused as err:
+        return Finding("redis", False, str(err))
     except ChatbotError as err:
         return Finding("redis", False, f"{err}; is Redis running, and is CHATBOT_REDIS_URL right?")
     problems = [*_persistence(bot, info), *_memory(info)]

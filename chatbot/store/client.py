@@ -2,7 +2,8 @@
 
 In comes an address, out goes a client; what Redis raises while it is down, loading or full
 becomes ``Transient``. Every script begins with ``lua/clock.lua``: time that processes are compared by
-is Redis' own, so no host's clock decides anything.
+is Redis' own, so no host's clock decides anything. The form of all that is stored has a version,
+which stands in Redis: with its first command a client looks at it, and refuses what is of another one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,46 @@ import redis
 import redis.exceptions
 
 from chatbot import extras
-from chatbot.errors import Transient
+from chatbot.errors import StoreRefused, Transient
+from chatbot.store import keys
+
+#: The form of what is stored. It changes where a release could not read, or would break, what another one wrote.
+VERSION = "1"
+
+
+class _Client(redis.Redis):
+    """A client that uses a store of our ``VERSION`` only. Raises ``StoreRefused`` for another one.
+
+    An empty Redis becomes one of ours. What was found to be ours is not looked at again.
+    """
+
+    _is_ours = False
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Do one command, once the version was looked at."""
+        self._check_version()
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # of redis-py
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        """Return a pipeline, once the version was looked at."""
+        self._check_version()
+        return super().pipeline(*args, **options)
+
+    def _check_version(self) -> None:
+        if self._is_ours:
+            return
+        run: Any = super().execute_command  # redis-py gives it no types
+        key = keys.VERSION.of()
+        found = run("GET", key)
+        if found is None:  # read first: a Redis that is full takes no write, and can still be read
+            run("SET", key, VERSION, "NX")
+            found = run("GET", key)
+        if found != VERSION:
+            raise StoreRefused(
+                f"Redis holds a store of version {found}, and this release uses version {VERSION}: start the release "
+                "that wrote it, or have CHATBOT_REDIS_URL name an empty database"
+            )
+        self._is_ours = True
 
 
 def connect(url: str, *, timeout: float = 5.0, tls: Mapping[str, Any] | None = None) -> Any:
@@ -30,9 +70,13 @@ def connect(url: str, *, timeout: float = 5.0, tls: Mapping[str, Any] | None = N
         extras.require("demo")  # only the demo and tests have no Redis of their own
         import fakeredis
 
+        class Fake(_Client, fakeredis.FakeRedis):
+            """The same, inside this process."""
+
         server = fakeredis.FakeServer.get_server(url, server_type="redis", version=(7,))
-        return fakeredis.FakeRedis(server=server, decode_responses=True)
-    return redis.Redis.from_url(
+        made: Any = Fake  # mypy takes its arguments for redis-py's
+        return made(server=server, decode_responses=True)
+    return _Client.from_url(
         url,
         decode_responses=True,
         socket_timeout=timeout,

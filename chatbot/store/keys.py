@@ -146,6 +146,7 @@ RESCUED = Key(
     "chatbot:rescued:<broker>", "string", RESCUED_SECONDS, Owner.PROCESS,
     "activity of the last session that rescue looked at",
 )  # fmt: skip
+VERSION = Key("chatbot:version", "string", Ttl.FOREVER, Owner.NOBODY, "version of the form of all that is stored")
 SESSIONS = Key("chatbot:sessions", "zset", Ttl.FOREVER, Owner.SHARED, "user → Unix time of the last activity")
 DUE = Key("chatbot:due", "zset", Ttl.FOREVER, Owner.SHARED, "user → Unix time from which the outbox is overdue")
 COUNTS = Key("chatbot:counts", "hash", Ttl.FOREVER, Owner.NOBODY, "event → how often it happened")

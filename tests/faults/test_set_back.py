@@ -21,6 +21,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import fakeredis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -172,7 +173,7 @@ def _raw(client: Any) -> Any:
 @pytest.fixture
 def both(client):
     """Give the client another one, for what is no text."""
-    if "fakeredis" in type(client).__module__:
+    if isinstance(client, fakeredis.FakeRedis):
         client.raw = client
     else:
         import redis

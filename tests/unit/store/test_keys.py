@@ -49,6 +49,8 @@ def _is_as_said(ttl: int | Ttl, left: int) -> bool:
 def ledger(redis_server):
     ledger = Ledger(redis_server.url)
     ledger.client.flushall()
+    ledger.client.close()
+    ledger = Ledger(redis_server.url)  # its first command finds an empty Redis
     yield ledger
     ledger.client.close()
 
