@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # loaded when first used: the webhook needs none of them
     from chatbot.store.notices import Notices
     from chatbot.store.presence import Presence, Redeliveries, Runs
     from chatbot.store.slots import Slots
-    from chatbot.store.turns import Store
+    from chatbot.store.store import Store
 
 
 class Chatbot:
@@ -75,7 +75,7 @@ class Chatbot:
     @cached_property
     def store(self) -> Store:
         """Conversations in Redis."""
-        from chatbot.store.turns import Store
+        from chatbot.store.store import Store
 
         return Store(
             self.redis,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chatbot.sessions.housekeeping import Sessions
     from chatbot.store.notices import Notices
     from chatbot.store.presence import Redeliveries
-    from chatbot.store.turns import Store
+    from chatbot.store.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -42,7 +42,8 @@ from chatbot.resilience.repeater import Repeater
 from chatbot.resilience.retry import in_place
 from chatbot.store.keys import DEDUPE_SECONDS
 from chatbot.store.presence import Runs
-from chatbot.store.turns import Begun, Committed, Moved, Store
+from chatbot.store.store import Store
+from chatbot.store.turns import Begun, Committed, Moved
 
 log = structlog.get_logger(__name__)
 

@@ -32,8 +32,10 @@ from chatbot.errors import ChannelDown, Discard, OutcomeUnknown, Permanent, TooF
 from chatbot.messages import Limits, Message, Part, Status, Turn
 from chatbot.resilience.retry import in_place
 from chatbot.store.keys import DEDUPE_SECONDS
+from chatbot.store.outbox import LOST, WRITTEN, Busy, Claimed, Rests
+from chatbot.store.pacing import LONGEST_REST_SECONDS
 from chatbot.store.presence import ALIVE_SECONDS, Runs
-from chatbot.store.turns import LONGEST_REST_SECONDS, LOST, WRITTEN, Busy, Claimed, Rests, Store
+from chatbot.store.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from kombu.exceptions import ChannelError, OperationalError
 
 from chatbot.broker import topology
 from chatbot.errors import BrokerUnavailable
-from chatbot.store.turns import Store
+from chatbot.store.store import Store
 
 log = structlog.get_logger(__name__)
 

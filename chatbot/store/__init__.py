@@ -6,7 +6,12 @@ times that processes compare are Redis' own. Never imports ``broker``.
 =================  ==============================================================================
 ``keys``           every key: its name, type, time to live, what it holds and whose it is
 ``client``         the connection, its errors, the scripts with one clock
-``turns``          conversations and outboxes
+``store``          all of the five below over one client: what the stages use
+``turns``          conversations: who said what, whose turn it is
+``outbox``         replies that wait, and how far each got
+``pacing``         how fast a channel may be used
+``sessions``       which users are being served
+``marks``          what is said or done once, and how often things happened
 ``merge``          two names that are one person's become one conversation
 ``presence``       which processes and which of their runs live
 ``slots``          how many calls to a model are in flight

@@ -8,7 +8,7 @@ which stands in Redis: with its first command a client looks at it, and refuses 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -101,6 +101,13 @@ def redis_time(client: Any) -> float:
 
 
 @cache
+def _names() -> tuple[str, ...]:
+    """Return the names of all scripts."""
+    found = (file.name.removesuffix(".lua") for file in (files("chatbot.store") / "lua").iterdir())
+    return tuple(sorted(name for name in found if name != "clock"))
+
+
+@cache
 def _text(name: str) -> str:
     folder = files("chatbot.store") / "lua"
     return "\n".join((folder / f"{part}.lua").read_text() for part in ("clock", name))
@@ -113,3 +120,25 @@ def reachable() -> Iterator[None]:
         yield
     except (redis.exceptions.RedisError, OSError) as err:
         raise Transient(f"Redis cannot be used: {err}") from err
+
+
+class Records:
+    """What each part of the store has: the client, its scripts, and the clock that processes are compared by."""
+
+    def __init__(self, client: Any, *, clock: Callable[[], float] | None = None) -> None:
+        self._redis = client  # Any: redis-py types every reply as "maybe awaitable"
+        self._clock = clock  # a test's; otherwise all times are Redis'
+        self._script = {name: script(client, name) for name in _names()}
+
+    def now(self) -> float:
+        """Return the time as Redis has it, in Unix seconds."""
+        if self._clock:
+            return self._clock()
+        with reachable():
+            return redis_time(self._redis)
+
+    def _run(self, name: str, names: list[str], *arguments: Any) -> Any:
+        """Run the script ``name`` on the keys ``names``."""
+        now = self._clock() if self._clock else ""
+        with reachable():
+            return self._script[name](names, [now, *arguments])

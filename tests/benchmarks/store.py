@@ -14,7 +14,8 @@ import redis
 
 from chatbot.config import Settings
 from chatbot.messages import Message
-from chatbot.store.turns import Store, connect
+from chatbot.store.client import connect
+from chatbot.store.store import Store
 from tests.benchmarks.bench import Bench, Figures, table
 from tests.benchmarks.plan import RATE, Costs
 

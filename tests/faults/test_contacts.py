@@ -29,8 +29,9 @@ from chatbot.errors import OutcomeUnknown, TooFast, Transient
 from chatbot.identity import Names
 from chatbot.messages import Message, Part, Turn
 from chatbot.resilience.breaker import Breaker
+from chatbot.store.client import connect
 from chatbot.store.presence import Runs
-from chatbot.store.turns import Store, connect
+from chatbot.store.store import Store
 from tests.faults import test_promises
 from tests.faults.test_promises import Clock, Crash, Steps
 

@@ -34,8 +34,11 @@ from chatbot.delivery.sender import MOST_RUNS_IN_PART, Delivery
 from chatbot.errors import OutcomeUnknown, Permanent, TooFast, Transient, TurnUnderWay
 from chatbot.messages import Message, Part, Status, Turn
 from chatbot.resilience.breaker import Breaker
+from chatbot.store.client import connect
+from chatbot.store.outbox import OVERDUE_SECONDS, Busy
 from chatbot.store.presence import ALIVE_SECONDS, CLAIM_SECONDS, RENEW_SECONDS, Runs
-from chatbot.store.turns import OVERDUE_SECONDS, Busy, Committed, Store, connect
+from chatbot.store.store import Store
+from chatbot.store.turns import Committed
 
 USERS = ("ana", "b:2")
 WORKERS = SENDERS = 4

@@ -31,8 +31,9 @@ from chatbot.delivery.sender import LOOK_AGAIN_SECONDS, Delivery
 from chatbot.errors import Transient
 from chatbot.messages import Message, Part
 from chatbot.resilience.breaker import Breaker
+from chatbot.store.outbox import OVERDUE_SECONDS
 from chatbot.store.presence import ALIVE_SECONDS, CLAIM_SECONDS, Runs
-from chatbot.store.turns import OVERDUE_SECONDS, Store
+from chatbot.store.store import Store
 from tests.faults import test_promises
 from tests.faults.test_promises import SETTLE_SECONDS, USERS, Clock, Crash, Steps
 

@@ -15,7 +15,8 @@ from chatbot.errors import BrokerUnavailable
 from chatbot.messages import Message
 from chatbot.sessions import housekeeping
 from chatbot.sessions.housekeeping import MOST_WAITING, WAKE_AGAIN_SECONDS, Sessions
-from chatbot.store.turns import OVERDUE_SECONDS, Store
+from chatbot.store.outbox import OVERDUE_SECONDS
+from chatbot.store.store import Store
 from tests.proxy import TcpProxy
 from tests.servers import wait_until
 from tests.system import PHONE_NUMBER_ID, System

@@ -20,7 +20,9 @@ from chatbot.identity import Contact, Names, canonical
 from chatbot.messages import Message, Status
 from chatbot.observability.logging import configure_logging
 from chatbot.ops import dead_letters
-from chatbot.store.turns import Moved, Store, connect
+from chatbot.store.client import connect
+from chatbot.store.store import Store
+from chatbot.store.turns import Moved
 from chatbot.web.webhook import create_app
 from tests.system import APP_SECRET, sign, webhook_body
 

@@ -35,8 +35,9 @@ from chatbot.errors import ChannelDown, CircuitOpen, OutcomeUnknown, Permanent, 
 from chatbot.messages import Media, Message
 from chatbot.ops.doctor import examine
 from chatbot.resilience.breaker import Breaker
+from chatbot.store.client import connect
 from chatbot.store.presence import Presence, Runs
-from chatbot.store.turns import Store, connect
+from chatbot.store.store import Store
 
 VOICE = b"OggS" + bytes(range(256)) * 40
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"

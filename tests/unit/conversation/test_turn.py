@@ -18,11 +18,13 @@ from chatbot.errors import (
     ServiceDown,
     StaleTurn,
     Transient,
+    TurnUnderWay,
 )
 from chatbot.messages import Message
 from chatbot.resilience.breaker import Breaker
+from chatbot.store.client import connect
 from chatbot.store.presence import Runs
-from chatbot.store.turns import Store, TurnUnderWay, connect
+from chatbot.store.store import Store
 from tests.servers import wait_until
 
 fresh = itertools.count()

@@ -32,8 +32,11 @@ from chatbot.errors import (
     WindowClosed,
 )
 from chatbot.messages import Limits, Message, Part, Status
+from chatbot.store.client import connect
+from chatbot.store.outbox import LOOK_SECONDS, WRITTEN
+from chatbot.store.pacing import LONGEST_REST_SECONDS, WARM_UP_SLOWER
 from chatbot.store.presence import CLAIM_SECONDS, Runs
-from chatbot.store.turns import LONGEST_REST_SECONDS, LOOK_SECONDS, WARM_UP_SLOWER, WRITTEN, Store, connect
+from chatbot.store.store import Store
 
 fresh = itertools.count()
 

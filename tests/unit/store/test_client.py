@@ -13,7 +13,7 @@ from chatbot.messages import Message
 from chatbot.ops import redis_checks
 from chatbot.store import keys
 from chatbot.store.client import VERSION, connect
-from chatbot.store.turns import Store
+from chatbot.store.store import Store
 
 fresh = itertools.count()
 KEY = keys.VERSION.of()

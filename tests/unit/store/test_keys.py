@@ -16,7 +16,7 @@ from chatbot.store.keys import TABLE, Key, Ttl
 from chatbot.store.notices import Notices
 from chatbot.store.presence import Presence, Redeliveries, Runs
 from chatbot.store.slots import Slots
-from chatbot.store.turns import Store
+from chatbot.store.store import Store
 
 RETENTION = 1000
 PHONE, NEW_PHONE, BSUID = "5511999990001", "5511999990002", "BR.1"

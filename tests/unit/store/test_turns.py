@@ -7,23 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from chatbot.errors import Transient
+from chatbot.errors import Transient, TurnUnderWay
 from chatbot.messages import Limits, Message
+from chatbot.store.client import connect
 from chatbot.store.keys import DEDUPE_SECONDS
-from chatbot.store.turns import (
-    FIRST_AGAIN_SECONDS,
-    LOST,
-    OVERDUE_SECONDS,
-    SETTLED,
-    WARM_UP_SECONDS,
-    WARM_UP_SLOWER,
-    WRITTEN,
-    Busy,
-    Rests,
-    Store,
-    TurnUnderWay,
-    connect,
-)
+from chatbot.store.outbox import LOST, OVERDUE_SECONDS, SETTLED, WRITTEN, Busy, Rests
+from chatbot.store.pacing import FIRST_AGAIN_SECONDS, WARM_UP_SECONDS, WARM_UP_SLOWER
+from chatbot.store.store import Store
 
 fresh = itertools.count()
 
