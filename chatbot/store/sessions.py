@@ -19,12 +19,7 @@ class ServedUsers(Records):
 
     def end_session(self, user: str, *, unless_active_since: float) -> None:
         """Forget that a user is being served, unless a turn began since (Unix time)."""
-        with reachable():
-            self._redis.eval(
-                "local at = redis.call('ZSCORE', KEYS[1], ARGV[1])"
-                " if at and tonumber(at) <= tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end",
-                1, keys.SESSIONS.of(), user, unless_active_since,
-            )  # fmt: skip
+        self._run("end_session", [keys.SESSIONS.of()], user, unless_active_since)
 
     def sessions_after(self, active_at: float, *, most: int) -> list[tuple[str, float]]:
         """Return up to ``most`` users whose last turn was after that Unix time, and when, in that order."""

@@ -5,51 +5,53 @@
 -- The part about to be sent is written down with the time; found again by a later claim,
 -- it is in doubt: it may have reached the provider. Runs that claimed this turn and never
 -- settled anything are counted.
--- KEYS conversation, outbox, due
--- ARGV now, fence, seconds of the claim, user, fence of a run that is gone ('': none),
---      seconds for which one who looks again is enough, seconds that a rest may be cut short by
 -- Returns {'nothing'} | {'rests', for so many seconds} | {'busy', fence of who holds it, whether to look again (1 or 0)}
 --      | {'claimed', number, turn as JSON or '', parts already sent, in doubt since or '',
 --         runs, whether it goes out plainly (1 or 0), now}
-local now = clock(ARGV[1])
-local delivered = tonumber(redis.call('HGET', KEYS[1], 'delivered') or '0')
-local turns = tonumber(redis.call('HGET', KEYS[1], 'turns') or '0')
-local holder = redis.call('HGET', KEYS[1], 'sender')
-local claimed = tonumber(redis.call('HGET', KEYS[1], 'sender_until') or '0') > now
-if holder and claimed and holder ~= ARGV[2] and holder ~= ARGV[5] then
-  if tonumber(redis.call('HGET', KEYS[1], 'looked_at') or '0') > now then
+local conversation, outbox, due = KEYS[1], KEYS[2], KEYS[3]
+-- 'gone': the fence of a run that is gone, '' where there is none.
+local now, fence, claim_seconds, user, gone = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+-- For so long one who looks again is enough; a rest may be cut short by so much.
+local look_seconds, early_seconds = tonumber(ARGV[6]), tonumber(ARGV[7])
+local delivered = tonumber(redis.call('HGET', conversation, 'delivered') or '0')
+local turns = tonumber(redis.call('HGET', conversation, 'turns') or '0')
+local holder = redis.call('HGET', conversation, 'sender')
+local claimed = tonumber(redis.call('HGET', conversation, 'sender_until') or '0') > now
+if holder and claimed and holder ~= fence and holder ~= gone then
+  if tonumber(redis.call('HGET', conversation, 'looked_at') or '0') > now then
     return {'busy', holder, 0}
   end
-  redis.call('HSET', KEYS[1], 'looked_at', written(now + tonumber(ARGV[6])))
+  redis.call('HSET', conversation, 'looked_at', written(now + look_seconds))
   return {'busy', holder, 1}
 end
 if delivered >= turns then
-  redis.call('HDEL', KEYS[1], 'sender', 'sender_until', 'sender_turn', 'sender_runs', 'plain', 'rests_until', 'looked_at')
-  redis.call('ZREM', KEYS[3], ARGV[4])
+  redis.call('HDEL', conversation,
+             'sender', 'sender_until', 'sender_turn', 'sender_runs', 'plain', 'rests_until', 'looked_at')
+  redis.call('ZREM', due, user)
   return {'nothing'}
 end
-local rests = tonumber(redis.call('HGET', KEYS[1], 'rests_until') or '0') - now
-if rests > tonumber(ARGV[7]) then
+local rests = tonumber(redis.call('HGET', conversation, 'rests_until') or '0') - now
+if rests > early_seconds then
   return {'rests', tostring(rests)}
 end
-redis.call('HDEL', KEYS[1], 'rests_until', 'looked_at')
+redis.call('HDEL', conversation, 'rests_until', 'looked_at')
 local number = delivered + 1
-local parts = tonumber(redis.call('HGET', KEYS[1], 'parts') or '0')
+local parts = tonumber(redis.call('HGET', conversation, 'parts') or '0')
 local part = number .. ':' .. parts
 local doubt = ''
-if redis.call('HGET', KEYS[1], 'calling') == part then
-  doubt = redis.call('HGET', KEYS[1], 'calling_at')
+if redis.call('HGET', conversation, 'calling') == part then
+  doubt = redis.call('HGET', conversation, 'calling_at')
 else
-  redis.call('HSET', KEYS[1], 'calling', part, 'calling_at', written(now))
+  redis.call('HSET', conversation, 'calling', part, 'calling_at', written(now))
 end
-if redis.call('HGET', KEYS[1], 'sender_turn') ~= tostring(number) then
-  redis.call('HSET', KEYS[1], 'sender_turn', number, 'sender_runs', 0)
+if redis.call('HGET', conversation, 'sender_turn') ~= tostring(number) then
+  redis.call('HSET', conversation, 'sender_turn', number, 'sender_runs', 0)
   holder = false
 end
-if holder ~= ARGV[2] then
-  redis.call('HINCRBY', KEYS[1], 'sender_runs', 1)
+if holder ~= fence then
+  redis.call('HINCRBY', conversation, 'sender_runs', 1)
 end
-redis.call('HSET', KEYS[1], 'sender', ARGV[2], 'sender_until', written(now + tonumber(ARGV[3])))
-return {'claimed', number, redis.call('HGET', KEYS[2], tostring(number)) or '', parts, doubt,
-        tonumber(redis.call('HGET', KEYS[1], 'sender_runs')),
-        redis.call('HGET', KEYS[1], 'plain') == tostring(number) and 1 or 0, written(now)}
+redis.call('HSET', conversation, 'sender', fence, 'sender_until', written(now + claim_seconds))
+return {'claimed', number, redis.call('HGET', outbox, tostring(number)) or '', parts, doubt,
+        tonumber(redis.call('HGET', conversation, 'sender_runs')),
+        redis.call('HGET', conversation, 'plain') == tostring(number) and 1 or 0, written(now)}

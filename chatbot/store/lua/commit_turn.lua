@@ -1,25 +1,27 @@
 -- Write a turn, but only for the run that holds the claim: compare-and-set.
--- KEYS conversation, history, turn of this message, outbox, due
--- ARGV now, fence, number, turn as JSON, history length, retention s, dedupe s, user,
---      seconds after which the reply is overdue
 -- Returns 0 when another run took over, 1 when written, 2 when written behind replies that wait already
-if redis.call('HGET', KEYS[1], 'run') ~= ARGV[2]
-   or tonumber(redis.call('HGET', KEYS[1], 'turns') or '0') ~= tonumber(ARGV[3]) - 1 then
+local conversation, history, turn, outbox, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local now, fence, number, turn_json = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local history_turns, retention, dedupe_seconds = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local user, overdue_seconds = ARGV[8], tonumber(ARGV[9])
+local before = tonumber(number) - 1
+if redis.call('HGET', conversation, 'run') ~= fence
+   or tonumber(redis.call('HGET', conversation, 'turns') or '0') ~= before then
   return 0
 end
-redis.call('HSET', KEYS[1], 'turns', ARGV[3])
-redis.call('HDEL', KEYS[1], 'message', 'attempts', 'waits', 'run', 'claim_until')
-redis.call('RPUSH', KEYS[2], ARGV[4])
-redis.call('LTRIM', KEYS[2], -tonumber(ARGV[5]), -1)
-redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[7])
-redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-redis.call('EXPIRE', KEYS[2], ARGV[6])
-redis.call('EXPIRE', KEYS[4], ARGV[6])
-local overdue = written(clock(ARGV[1]) + tonumber(ARGV[9]))
-if tonumber(redis.call('HGET', KEYS[1], 'delivered') or '0') < tonumber(ARGV[3]) - 1 then
-  redis.call('ZADD', KEYS[5], 'NX', overdue, ARGV[8])
+redis.call('HSET', conversation, 'turns', number)
+redis.call('HDEL', conversation, 'message', 'attempts', 'waits', 'run', 'claim_until')
+redis.call('RPUSH', history, turn_json)
+redis.call('LTRIM', history, -history_turns, -1)
+redis.call('SET', turn, turn_json, 'EX', dedupe_seconds)
+redis.call('HSET', outbox, number, turn_json)
+redis.call('EXPIRE', conversation, retention)
+redis.call('EXPIRE', history, retention)
+redis.call('EXPIRE', outbox, retention)
+local overdue = written(now + overdue_seconds)
+if tonumber(redis.call('HGET', conversation, 'delivered') or '0') < before then
+  redis.call('ZADD', due, 'NX', overdue, user)
   return 2
 end
-redis.call('ZADD', KEYS[5], overdue, ARGV[8])
+redis.call('ZADD', due, overdue, user)
 return 1

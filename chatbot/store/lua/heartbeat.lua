@@ -1,12 +1,12 @@
 -- A process says that it lives. Where nobody could say so for a while (Redis was away), nobody is taken
 -- for gone before everybody had the time to say it again.
--- KEYS processes
--- ARGV now, process, what it says of itself as JSON, seconds after which a silent process is gone
-local now = clock(ARGV[1])
-local last = tonumber(redis.call('HGET', KEYS[1], ':last') or '0')
-local alive = tonumber(ARGV[4])
+-- Returns now
+local processes = KEYS[1]
+-- What the process says of itself is JSON; silent for longer than 'alive' seconds, it is gone.
+local now, process, says, alive = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local last = tonumber(redis.call('HGET', processes, ':last') or '0')
 if now - last > alive then
-  redis.call('HSET', KEYS[1], ':quiet_until', written(now + alive))
+  redis.call('HSET', processes, ':quiet_until', written(now + alive))
 end
-redis.call('HSET', KEYS[1], ':last', written(now), ARGV[2], written(now) .. ' ' .. ARGV[3])
+redis.call('HSET', processes, ':last', written(now), process, written(now) .. ' ' .. says)
 return written(now)

@@ -1,5 +1,5 @@
 -- Nothing is sent from a number for a while.
--- KEYS pace of the number
--- ARGV now, pause
-redis.call('SET', KEYS[1], written(clock(ARGV[1]) + tonumber(ARGV[2])), 'PX', math.ceil(tonumber(ARGV[2]) * 1000) + 1000)
+local number = KEYS[1]
+local now, pause = clock(ARGV[1]), tonumber(ARGV[2])
+redis.call('SET', number, written(now + pause), 'PX', math.ceil(pause * 1000) + 1000)
 return 1

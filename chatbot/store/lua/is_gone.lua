@@ -1,13 +1,12 @@
 -- Whether a process has not said for so long that it lives that it does not.
--- KEYS processes
--- ARGV now, process, seconds after which a silent process is gone
-local now = clock(ARGV[1])
-local quiet_until = redis.call('HGET', KEYS[1], ':quiet_until')
+local processes = KEYS[1]
+local now, process, alive = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local quiet_until = redis.call('HGET', processes, ':quiet_until')
 if not quiet_until or tonumber(quiet_until) > now then
   return 0
 end
-local said = redis.call('HGET', KEYS[1], ARGV[2])
+local said = redis.call('HGET', processes, process)
 if not said then
   return 1
 end
-return now - tonumber(string.match(said, '^%S+')) > tonumber(ARGV[3]) and 1 or 0
+return now - tonumber(string.match(said, '^%S+')) > alive and 1 or 0

@@ -1,4 +1,5 @@
 -- Hold a place for longer; who has lost it goes on without it.
--- KEYS: holders. ARGV: time ('' for Redis' own), who, seconds of a lease, seconds that the key is kept.
-redis.call('ZADD', KEYS[1], 'XX', written(clock(ARGV[1]) + tonumber(ARGV[3])), ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[4])
+local holders = KEYS[1]
+local now, holder, lease_seconds, kept_seconds = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4]
+redis.call('ZADD', holders, 'XX', written(now + lease_seconds), holder)
+redis.call('EXPIRE', holders, kept_seconds)

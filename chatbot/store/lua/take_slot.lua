@@ -1,29 +1,28 @@
--- Take one of so many places, or keep one's place in the line for it.
--- KEYS: holders (zset: who -> when the lease ends), line (zset: who -> number), seen (zset: who -> until when
--- they count as waiting), the number of the last who came. ARGV: time ('' for Redis' own), who, places, seconds
--- of a lease, seconds until who is not heard of leaves the line, seconds that the keys are kept.
--- Returns 0 where the place is taken, else how many stand before who, themselves included.
-local now = clock(ARGV[1])
-local who, places = ARGV[2], tonumber(ARGV[3])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', written(now))
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', written(now))) do
-  redis.call('ZREM', KEYS[2], gone)
-  redis.call('ZREM', KEYS[3], gone)
+-- Take one of so many places, or keep one's place in the line for it. The members of the keys are
+-- holders → when the lease ends, line → number, seen → until when they count as waiting.
+-- Returns 0 where the place is taken, else how many stand before the asker, itself included.
+local holders, line, seen, last_number = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now, holder, places, lease_seconds = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Who is not heard of for so long leaves the line; the keys are kept so long.
+local seen_seconds, kept_seconds = tonumber(ARGV[5]), ARGV[6]
+redis.call('ZREMRANGEBYSCORE', holders, '-inf', written(now))
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', seen, '-inf', written(now))) do
+  redis.call('ZREM', line, gone)
+  redis.call('ZREM', seen, gone)
 end
-if not redis.call('ZRANK', KEYS[2], who) then
-  redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[4]), who)
+if not redis.call('ZRANK', line, holder) then
+  redis.call('ZADD', line, redis.call('INCR', last_number), holder)
 end
-local before = redis.call('ZRANK', KEYS[2], who)
-local taken = 0
-if before < places - redis.call('ZCARD', KEYS[1]) then
-  redis.call('ZADD', KEYS[1], written(now + tonumber(ARGV[4])), who)
-  redis.call('ZREM', KEYS[2], who)
-  redis.call('ZREM', KEYS[3], who)
-  taken = 1
+local before = redis.call('ZRANK', line, holder)
+local taken = before < places - redis.call('ZCARD', holders)
+if taken then
+  redis.call('ZADD', holders, written(now + lease_seconds), holder)
+  redis.call('ZREM', line, holder)
+  redis.call('ZREM', seen, holder)
 else
-  redis.call('ZADD', KEYS[3], written(now + tonumber(ARGV[5])), who)
+  redis.call('ZADD', seen, written(now + seen_seconds), holder)
 end
 for _, key in ipairs(KEYS) do
-  redis.call('EXPIRE', key, ARGV[6])
+  redis.call('EXPIRE', key, kept_seconds)
 end
-return taken == 1 and 0 or before + 1
+return taken and 0 or before + 1

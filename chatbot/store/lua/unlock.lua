@@ -1,7 +1,6 @@
 -- Give a lock back, if it is still that holder's.
--- KEYS lock
--- ARGV now, token
-if redis.call('GET', KEYS[1]) == ARGV[2] then
-  return redis.call('DEL', KEYS[1])
+local lock, token = KEYS[1], ARGV[2]
+if redis.call('GET', lock) == token then
+  return redis.call('DEL', lock)
 end
 return 0
