@@ -231,6 +231,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Callback:
+    """Which part of which turn of a user a call sent: what a provider is given along with it, and says in its statuses.
+
+    ``str`` of it is what the provider is given.
+    """
+
+    user: str
+    number: int
+    part: int
+
+    def __str__(self) -> str:
+        return f"{self.user}:{self.number}:{self.part}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Rebuild from ``str``. Raises ``ValueError`` on anything else: it is not ours."""
+        user, number, part = text.rsplit(":", 2)
+        return cls(user, int(number), int(part))
+
+
+@dataclass(frozen=True, slots=True)
 class Pricing(_Json):
     """What the provider says a message costs: Meta's ``category``, ``type`` and ``pricing_model``, as they come.
 

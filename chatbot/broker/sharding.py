@@ -24,7 +24,7 @@ from celery.result import AsyncResult
 from chatbot.broker import topology
 from chatbot.broker.router import Router
 from chatbot.errors import BrokerUnavailable, QueueFull
-from chatbot.messages import Message, Notice, Status
+from chatbot.messages import Callback, Message, Notice, Status
 
 
 def name_of(url: str) -> str:
@@ -136,8 +136,12 @@ class ShardedRouter:
             router.close()
 
     def _sent_by(self, status: Status) -> str:
-        """Return the broker of the user that a status' callback begins with."""
-        return choose(status.callback.rsplit(":", 2)[0], self._routers)
+        """Return the broker of the user whose reply a status is about, any one where that is none of ours."""
+        try:
+            user = Callback.parse(status.callback).user
+        except ValueError:
+            user = status.callback
+        return choose(user, self._routers)
 
     def _of(self, user: str) -> Router:
         return self._routers[choose(user, self._routers)]

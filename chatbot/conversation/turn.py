@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import structlog
@@ -43,7 +43,7 @@ from chatbot.resilience.retry import in_place
 from chatbot.store.keys import DEDUPE_SECONDS
 from chatbot.store.presence import Runs
 from chatbot.store.store import Store
-from chatbot.store.turns import Begun, Committed, Moved
+from chatbot.store.turns import Answered, Begun, Committed, Moved
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +91,15 @@ class Outbound(Protocol):
     def mark_read(self, message: Message, *, at: float) -> None: ...
     def bury(self, message: Message, reason: str) -> None: ...
     def notify(self, message: Message, what: str, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What to commit: the message with what its file says, the reply and, for an apology, the reason."""
+
+    message: Message
+    reply: str
+    failure: str = ""
 
 
 class Conversation:
@@ -178,11 +187,11 @@ class Conversation:
     def _turn(self, message: Message) -> Committed:
         with self._runs.run(lambda fence: self._store.renew_turn(message.user, fence)) as fence:
             begun = self._begin(message, fence)
-            if begun.answered:
-                return Committed(begun.answered, is_next=True)
+            if isinstance(begun, Answered):
+                return Committed(begun.turn, is_next=True)
             return self._take_or_release(begun)
 
-    def _begin(self, message: Message, fence: str) -> Begun:
+    def _begin(self, message: Message, fence: str) -> Begun | Answered:
         try:
             return self._patiently(lambda: self._store.begin_turn(message, fence=fence))
         except TurnUnderWay as busy:
@@ -207,8 +216,10 @@ class Conversation:
 
     def _take(self, begun: Begun) -> Committed:
         started = time.monotonic()
-        begun, reply, failure = self._reply(self._with_quote(begun))
-        committed = self._patiently(lambda: self._store.commit_turn(begun, reply, failure=failure))
+        begun = self._with_quote(begun)
+        answer = self._reply(begun)
+        begun = replace(begun, message=answer.message)
+        committed = self._patiently(lambda: self._store.commit_turn(begun, answer.reply, failure=answer.failure))
         if committed is None:
             raise StaleTurn(f"another run took turn {begun.number}")
         took = round(time.monotonic() - started, 3)
@@ -216,28 +227,25 @@ class Conversation:
         log.info("turn.committed", number=begun.number, message_id=id_, attempts=begun.attempts, seconds=took)
         return committed
 
-    def _reply(self, begun: Begun) -> tuple[Begun, str, str]:
-        """Return what to commit: the message with what its file says, the reply and, for an apology, the reason.
-
-        Raises ``Transient`` where the message is to wait.
-        """
+    def _reply(self, begun: Begun) -> _Answer:
+        """Return what to commit. Raises ``Transient`` where the message is to wait."""
         if begun.attempts > MAX_ATTEMPTS:
-            return begun, *self._apology(begun, f"{EndsItsProcess.__name__}: {MAX_ATTEMPTS} runs of it never ended")
+            return self._apology(begun, f"{EndsItsProcess.__name__}: {MAX_ATTEMPTS} runs of it never ended")
         think = self._apart if begun.attempts >= SUSPECT_ATTEMPTS else self.think
         try:
             with self._seen(begun):
                 message, reply = think(begun.message, begun.history)
         except Permanent as err:
-            return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
+            return self._apology(begun, f"{type(err).__name__}: {err}")
         except NoRoom:
             raise
         except Transient as err:
             if self._is_given_up(begun, err):
-                return begun, *self._apology(begun, f"{type(err).__name__}: {err}")
+                return self._apology(begun, f"{type(err).__name__}: {err}")
             if begun.waits == 0:
                 self._tell_to_wait(begun)
             raise
-        return replace(begun, message=message), reply, ""
+        return _Answer(message, reply)
 
     def _is_given_up(self, begun: Begun, err: Transient) -> bool:
         """Return whether it is this message that fails, as far as one can tell, and not a service that fails everybody.
@@ -310,9 +318,9 @@ class Conversation:
         except Transient as err:
             log.warning("notice.skipped", error=str(err))
 
-    def _apology(self, begun: Begun, reason: str) -> tuple[str, str]:
+    def _apology(self, begun: Begun, reason: str) -> _Answer:
         log.error("turn.failed", message_id=begun.message.id, reason=reason)
-        return texts.APOLOGY[_language(begun.message, begun.history)], reason
+        return _Answer(begun.message, texts.APOLOGY[_language(begun.message, begun.history)], failure=reason)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return in_place(call, seconds=PATIENCE_SECONDS, sleep=self._sleep)

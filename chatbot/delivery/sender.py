@@ -29,10 +29,10 @@ import structlog
 
 from chatbot.channels.protocols import Sender
 from chatbot.errors import ChannelDown, Discard, OutcomeUnknown, Permanent, TooFast, Transient, WindowClosed
-from chatbot.messages import Limits, Message, Part, Status, Turn
+from chatbot.messages import Callback, Limits, Message, Part, Status, Turn
 from chatbot.resilience.retry import in_place
 from chatbot.store.keys import DEDUPE_SECONDS
-from chatbot.store.outbox import LOST, WRITTEN, Busy, Claimed, Rests
+from chatbot.store.outbox import Busy, Claimed, Noted, Rests
 from chatbot.store.pacing import LONGEST_REST_SECONDS
 from chatbot.store.presence import ALIVE_SECONDS, Runs
 from chatbot.store.store import Store
@@ -191,23 +191,23 @@ class Delivery:
         Returns ``None`` when nobody was waiting to know.
         """
         try:
-            user, number, part = status.callback.rsplit(":", 2)
+            sent = Callback.parse(status.callback)
             if status.status == "failed":
-                self._take_failure(user, int(number), status)
-            waiting = self._store.report_part(user, int(number), int(part))
+                self._take_failure(sent, status)
+            waiting = self._store.report_part(sent.user, sent.number, sent.part)
         except ValueError:
             log.warning("status.foreign", message_id=status.message_id)
             return None
-        return user if waiting else None
+        return sent.user if waiting else None
 
-    def _take_failure(self, user: str, number: int, status: Status) -> None:
+    def _take_failure(self, sent: Callback, status: Status) -> None:
         """Act on a part that the provider took and could not deliver after all."""
-        turn = self._store.turn_numbered(user, number)
-        if turn is None or self._store.was_told(user, f"failed:{status.callback}"):
+        turn, told = self._store.turn_numbered(sent.user, sent.number), f"failed:{sent}"
+        if turn is None or self._store.was_told(sent.user, told):
             return
         sender = self._sender(turn.message)
         error = sender.failed(status)
-        log.error("delivery.failed", number=number, error=str(error))
+        log.error("delivery.failed", number=sent.number, error=str(error))
         self._store.count("reply_failed")
         if isinstance(error, ChannelDown):
             self._stop_number(turn.message, error)
@@ -217,7 +217,7 @@ class Delivery:
             self._reopen(sender, turn.message)
         else:
             self._bury_once(turn.message, str(error))
-        self._store.tell_once(user, f"failed:{status.callback}", seconds=OLDEST_SECONDS)
+        self._store.tell_once(sent.user, told, seconds=OLDEST_SECONDS)
 
     def _reopen(self, sender: Sender, to: Message) -> None:
         """Invite a person to write again, if they were not today. It is tried once, then an operator has to know."""
@@ -500,7 +500,7 @@ class Delivery:
         for part in range(progress.part, len(parts)):
             if part > claimed.parts:
                 self._next_part(progress, part)
-            callback = f"{to.user}:{claimed.number}:{part}"
+            callback = str(Callback(to.user, claimed.number, part))
             progress.sent = self._send_part(progress, to, partial(sender.send, to, parts[part], callback=callback))
             progress.part = part + 1
 
@@ -538,10 +538,10 @@ class Delivery:
         for _ in range(ASKS):
             now = self._clock()
             answer = self._store.settle_calling(progress.claimed, progress.part)
-            if answer == LOST:
+            if answer == Noted.LOST:
                 raise _Lost
             progress.sure_at = now
-            if answer != WRITTEN:
+            if answer != Noted.WRITTEN:
                 return False
             self._count_repeat(progress)
             if self._is_sure(progress):

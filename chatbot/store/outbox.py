@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from chatbot.messages import Turn
 from chatbot.store import keys
@@ -18,12 +19,18 @@ from chatbot.store.presence import CLAIM_SECONDS
 
 #: A reply whose wake-up was lost is looked after this long after its commit.
 OVERDUE_SECONDS = 30.0
-#: What settling a delivery came to: the claim is another run's, it is written, a status was there before.
-LOST, WRITTEN, SETTLED = 0, 1, 2
 #: One who finds an outbox claimed is to look again, but not more than one at a time: for so long.
 LOOK_SECONDS = 5.0
 #: A wake-up for the end of a rest may come this early: hosts' clocks differ.
 EARLY_SECONDS = 2.0
+
+
+class Noted(StrEnum):
+    """What writing down how far a delivery is came to."""
+
+    LOST = "lost"  # the claim is another run's by now
+    WRITTEN = "written"
+    KNOWN = "known"  # a status told already that the part was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class Claimed:
     """The right to deliver turn ``number``, of which ``parts`` parts are sent already.
 
     ``fence`` is the token of the run that has it, ``at`` when it got it (Redis' time). ``stored`` is the turn
-    as it is stored, ``""`` when it is no longer. ``doubt_since`` (Unix time) is set when the next part was
+    as it is stored, ``None`` when it is no longer. ``doubt_since`` (Unix time) is set when the next part was
     being sent by somebody who never said how it ended. ``runs`` counts those that claimed this turn and
     never settled anything, this one included; ``plain`` is set once it is to go out without formatting.
     """
@@ -39,7 +46,7 @@ class Claimed:
     user: str
     fence: str
     number: int
-    stored: str
+    stored: str | None
     parts: int
     doubt_since: float | None
     runs: int = 1
@@ -49,7 +56,7 @@ class Claimed:
     @property
     def turn(self) -> Turn | None:
         """The turn, ``None`` when it is no longer stored. Raises ``ValueError`` where it is unreadable."""
-        return Turn.from_json(self.stored) if self.stored else None
+        return Turn.from_json(self.stored) if self.stored is not None else None
 
 
 class Busy(Exception):
@@ -94,7 +101,7 @@ class Outbox(Records):
             return None
         _, number, turn, parts, doubt, runs, plain, at = answer
         return Claimed(
-            user, fence, number, turn, parts, float(doubt) if doubt else None, runs, bool(plain), float(at),
+            user, fence, number, turn, parts, None if doubt is None else float(doubt), runs, bool(plain), float(at),
         )  # fmt: skip
 
     def renew_delivery(self, user: str, fence: str) -> bool:
@@ -108,35 +115,34 @@ class Outbox(Records):
         ``sent`` is the provider's id of the last one, for whoever quotes it. Returns
         ``False`` if the claim is lost.
         """
-        return self._settle(claimed, parts, "part", CLAIM_SECONDS, sent) == WRITTEN
+        return self._settle(claimed, parts, "part", CLAIM_SECONDS, sent) == Noted.WRITTEN
 
     def settle_done(self, claimed: Claimed, *, sent: str = "") -> bool:
         """Write down that the whole turn is delivered (or never will be), the last part as ``sent``."""
-        return self._settle(claimed, 0, "done", 0.0, sent) == WRITTEN
+        return self._settle(claimed, 0, "done", 0.0, sent) == Noted.WRITTEN
 
-    def settle_calling(self, claimed: Claimed, part: int) -> int:
+    def settle_calling(self, claimed: Claimed, part: int) -> Noted:
         """Write down that ``part``, the next one, is about to be sent (once more or after a wait); keep the claim.
 
-        Returns ``WRITTEN``, ``LOST`` if the claim is, or ``SETTLED`` if a status says meanwhile that the part
-        was sent.
+        Returns ``KNOWN`` if a status says meanwhile that the part was sent.
         """
         return self._settle(claimed, part, "again", CLAIM_SECONDS)
 
     def settle_plain(self, claimed: Claimed) -> bool:
         """Write down that this turn goes out without formatting, whoever goes on with it."""
-        return self._settle(claimed, 0, "plain", 0.0) == WRITTEN
+        return self._settle(claimed, 0, "plain", 0.0) == Noted.WRITTEN
 
     def settle_later(self, claimed: Claimed, *, pause: float) -> bool:
         """Release the claim of a part that was not sent; it is due again in ``pause`` seconds."""
-        return self._settle(claimed, 0, "later", pause) == WRITTEN
+        return self._settle(claimed, 0, "later", pause) == Noted.WRITTEN
 
     def settle_doubt(self, claimed: Claimed, *, pause: float) -> bool:
         """Release the claim of a part that may have been sent; due again in ``pause`` seconds."""
-        return self._settle(claimed, 0, "doubt", pause) == WRITTEN
+        return self._settle(claimed, 0, "doubt", pause) == Noted.WRITTEN
 
     def settle_failed(self, claimed: Claimed, *, pause: float) -> bool:
         """Release the claim of a run that broke; it counts like one that was never heard of again."""
-        return self._settle(claimed, 0, "failed", pause) == WRITTEN
+        return self._settle(claimed, 0, "failed", pause) == Noted.WRITTEN
 
     def report_part(self, user: str, number: int, part: int) -> bool:
         """Write down that the provider has that part; return whether somebody was waiting to know."""
@@ -165,10 +171,10 @@ class Outbox(Records):
         """Take those of ``users`` whose replies are overdue; they are overdue again only in ``seconds``."""
         return list(self._run("take_due", [keys.DUE.of()], seconds, *users)) if users else []
 
-    def _settle(self, claimed: Claimed, part: int, what: str, seconds: float, sent: str = "") -> int:
+    def _settle(self, claimed: Claimed, part: int, what: str, seconds: float, sent: str = "") -> Noted:
         user = claimed.user
         names = [keys.CONVERSATION.of(user), keys.OUTBOX.of(user), keys.DUE.of(), keys.SENT.of(user, sent)]
         remembered = keys.QUOTED_SECONDS if sent else 0
-        return int(
+        return Noted(
             self._run("settle_delivery", names, claimed.fence, claimed.number, part, what, user, seconds, remembered)
         )

@@ -38,12 +38,10 @@ class Begun:
 
     ``fence`` is the token of the run that has it. ``attempts`` counts the runs of this message
     that never ended, this one included; ``waits`` how often it was given back in good order.
-    ``at`` is when it began (Redis' time). ``answered`` is set instead when this message
-    already had its turn.
+    ``at`` is when it began (Redis' time).
     """
 
     message: Message
-    answered: Turn | None
     fence: str
     number: int
     attempts: int
@@ -55,6 +53,13 @@ class Begun:
     def now(self) -> float:
         """Return the time as Redis has it by now, by this process's own seconds since the turn began."""
         return self.at + time.monotonic() - self.began
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The message had its turn before."""
+
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,10 @@ class Turns(Records):
         self._retention = int(retention)
         self._moves = Moves(client, history_turns=history_turns, retention=int(retention))
 
-    def begin_turn(self, message: Message, *, fence: str = "", seconds: float = CLAIM_SECONDS, gone: str = "") -> Begun:
-        """Claim the user's next turn for ``message`` and return the past, oldest first.
+    def begin_turn(
+        self, message: Message, *, fence: str = "", seconds: float = CLAIM_SECONDS, gone: str = ""
+    ) -> Begun | Answered:
+        """Claim the user's next turn for ``message`` and return the past, oldest first, or the turn it had before.
 
         For ``seconds``, and longer where the claim is renewed, no other run can begin a turn of this
         user. ``fence`` names this run, which may ask twice because the first answer was lost; ``gone`` an
@@ -120,10 +127,10 @@ class Turns(Records):
         if answer[0] == "wait":
             raise TurnUnderWay("a turn of this user is under way", fence=answer[1])
         if answer[0] == "answered":
-            return Begun(message, Turn.from_json(answer[1]), fence="", number=0, attempts=0, waits=0, history=())
+            return Answered(Turn.from_json(answer[1]))
         _, turns, attempts, waits, history, at = answer
         past = tuple(Turn.from_json(turn) for turn in history)
-        return Begun(message, None, fence, turns + 1, attempts, waits, past, float(at))
+        return Begun(message, fence, turns + 1, attempts, waits, past, float(at))
 
     def renew_turn(self, user: str, fence: str) -> bool:
         """Have the claim of that run stand for ``CLAIM_SECONDS`` more; return whether it has it."""
@@ -153,7 +160,7 @@ class Turns(Records):
             "commit_turn", names, begun.fence, turn.number, turn.to_json(), max(self._history_turns, 1),
             self._retention, keys.DEDUPE_SECONDS, user, OVERDUE_SECONDS,
         )  # fmt: skip
-        return Committed(turn, is_next=written == 1) if written else None
+        return None if written == "overtaken" else Committed(turn, is_next=written == "next")
 
     def turn_of(self, message: Message) -> Turn | None:
         """Return the turn a message got, or ``None`` while it has none."""

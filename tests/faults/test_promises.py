@@ -35,10 +35,10 @@ from chatbot.errors import OutcomeUnknown, Permanent, TooFast, Transient, TurnUn
 from chatbot.messages import Message, Part, Status, Turn
 from chatbot.resilience.breaker import Breaker
 from chatbot.store.client import connect
-from chatbot.store.outbox import OVERDUE_SECONDS, Busy
+from chatbot.store.outbox import OVERDUE_SECONDS, Busy, Noted
 from chatbot.store.presence import ALIVE_SECONDS, CLAIM_SECONDS, RENEW_SECONDS, Runs
 from chatbot.store.store import Store
-from chatbot.store.turns import Committed
+from chatbot.store.turns import Answered, Committed
 
 USERS = ("ana", "b:2")
 WORKERS = SENDERS = 4
@@ -482,8 +482,8 @@ class Promises(RuleBasedStateMachine):
 
     def _done_begin_turn(self, at: Run, begun: Any, message: Message, /, *, fence: str, gone: str = "") -> None:
         self.active_at[message.user] = self.clock()
-        if begun.answered:
-            assert begun.answered == self._turn_of(message), "an answered message has the turn it got"
+        if isinstance(begun, Answered):
+            assert begun.turn == self._turn_of(message), "an answered message has the turn it got"
             return
         assert self._turn_of(message) is None, "one message, one turn"
         _, other, until = self.under_way.get(message.user, ("", fence, 0.0))
@@ -564,7 +564,7 @@ class Promises(RuleBasedStateMachine):
             self.resent[run.user, run.claimed.number, run.claimed.parts] += 1
 
     def _settled(self, kept: Any, claimed: Any, *_: int, pause: float | None = None, sent: str = "") -> None:
-        user = claimed.user
+        user, kept = claimed.user, kept not in {False, Noted.LOST}
         newest = claimed.fence == self.newest_fence[user]
         assert newest or not kept, "only the newest claim settles anything"
         assert kept or not newest or (user, claimed.number) in self.closed, "and it does"

@@ -22,7 +22,7 @@ from chatbot.observability.logging import configure_logging
 from chatbot.ops import dead_letters
 from chatbot.store.client import connect
 from chatbot.store.store import Store
-from chatbot.store.turns import Moved
+from chatbot.store.turns import Answered, Moved
 from chatbot.web.webhook import create_app
 from tests.system import APP_SECRET, sign, webhook_body
 
@@ -242,7 +242,7 @@ def test_a_message_answered_under_the_old_name_stays_answered(store):
     first = turn(store, said("um"))
     deliver(store, PHONE)
     store.move(said("", id_="notice", moved_to=NEW_PHONE))
-    assert store.begin_turn(said("um"), seconds=60).answered == first
+    assert store.begin_turn(said("um"), seconds=60) == Answered(first)
     assert store.turn_numbered(PHONE, 1).message.text == "um", "its status may still come"
 
 
@@ -253,7 +253,7 @@ def test_what_was_forwarded_and_answered_is_known_by_the_name_it_came_in_as(stor
     forwarded = moved.value.to.take_over(said("um"))
     assert (forwarded.user, forwarded.phone, forwarded.origin) == (NEW_PHONE, NEW_PHONE, PHONE)
     answered = turn(store, forwarded)
-    assert store.begin_turn(said("um"), seconds=60).answered == answered
+    assert store.begin_turn(said("um"), seconds=60) == Answered(answered)
     assert store.turn_of(said("um")) == answered
 
 

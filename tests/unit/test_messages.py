@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.messages import Media, Message, Notice, Pricing, Status, Turn, writable
+from chatbot.messages import Callback, Media, Message, Notice, Pricing, Status, Turn, writable
 
 TEXTS, NUMBERS, SECONDS = st.text(max_size=20), st.integers(0, 2**53), st.floats(0, 2e9)
 MEDIA = st.builds(Media, id=TEXTS, mime_type=TEXTS, filename=TEXTS, url=TEXTS, voice=st.booleans())
@@ -67,3 +67,16 @@ def test_what_cannot_travel_is_taken_out(text: str, can_travel: str) -> None:
 def test_any_text_can_be_made_to_travel(text: str) -> None:
     told = writable(text)
     assert json.loads(json.dumps(told, ensure_ascii=False).encode()) == told == writable(told)
+
+
+@pytest.mark.parametrize("user", ["5511999990001", "BR.1", "100:5511", "a:1:2"])
+def test_a_callback_comes_back_as_it_went_out(user):
+    callback = Callback(user, 12, 3)
+    assert str(callback) == f"{user}:12:3"
+    assert Callback.parse(str(callback)) == callback
+
+
+@pytest.mark.parametrize("text", ["", "ana", "ana:1", "ana:1:", "ana:one:0", "ana::0"])
+def test_what_is_no_callback_of_ours_is_an_error(text):
+    with pytest.raises(ValueError):
+        Callback.parse(text)

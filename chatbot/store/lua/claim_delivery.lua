@@ -6,7 +6,7 @@
 -- it is in doubt: it may have reached the provider. Runs that claimed this turn and never
 -- settled anything are counted.
 -- Returns {'nothing'} | {'rests', for so many seconds} | {'busy', fence of who holds it, whether to look again (1 or 0)}
---      | {'claimed', number, turn as JSON or '', parts already sent, in doubt since or '',
+--      | {'claimed', number, turn as JSON or nil, parts already sent, in doubt since or nil,
 --         runs, whether it goes out plainly (1 or 0), now}
 local conversation, outbox, due = KEYS[1], KEYS[2], KEYS[3]
 -- 'gone': the fence of a run that is gone, '' where there is none.
@@ -38,7 +38,7 @@ redis.call('HDEL', conversation, 'rests_until', 'looked_at')
 local number = delivered + 1
 local parts = tonumber(redis.call('HGET', conversation, 'parts') or '0')
 local part = number .. ':' .. parts
-local doubt = ''
+local doubt = false
 if redis.call('HGET', conversation, 'calling') == part then
   doubt = redis.call('HGET', conversation, 'calling_at')
 else
@@ -52,6 +52,6 @@ if holder ~= fence then
   redis.call('HINCRBY', conversation, 'sender_runs', 1)
 end
 redis.call('HSET', conversation, 'sender', fence, 'sender_until', written(now + claim_seconds))
-return {'claimed', number, redis.call('HGET', outbox, tostring(number)) or '', parts, doubt,
+return {'claimed', number, redis.call('HGET', outbox, tostring(number)), parts, doubt,
         tonumber(redis.call('HGET', conversation, 'sender_runs')),
         redis.call('HGET', conversation, 'plain') == tostring(number) and 1 or 0, written(now)}

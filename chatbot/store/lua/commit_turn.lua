@@ -1,5 +1,5 @@
 -- Write a turn, but only for the run that holds the claim: compare-and-set.
--- Returns 0 when another run took over, 1 when written, 2 when written behind replies that wait already
+-- Returns 'overtaken' when another run took over, 'next' when written, 'behind' when written behind replies that wait
 local conversation, history, turn, outbox, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local now, fence, number, turn_json = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local history_turns, retention, dedupe_seconds = tonumber(ARGV[5]), ARGV[6], ARGV[7]
@@ -7,7 +7,7 @@ local user, overdue_seconds = ARGV[8], tonumber(ARGV[9])
 local before = tonumber(number) - 1
 if redis.call('HGET', conversation, 'run') ~= fence
    or tonumber(redis.call('HGET', conversation, 'turns') or '0') ~= before then
-  return 0
+  return 'overtaken'
 end
 redis.call('HSET', conversation, 'turns', number)
 redis.call('HDEL', conversation, 'message', 'attempts', 'waits', 'run', 'claim_until')
@@ -21,7 +21,7 @@ redis.call('EXPIRE', outbox, retention)
 local overdue = written(now + overdue_seconds)
 if tonumber(redis.call('HGET', conversation, 'delivered') or '0') < before then
   redis.call('ZADD', due, 'NX', overdue, user)
-  return 2
+  return 'behind'
 end
 redis.call('ZADD', due, overdue, user)
-return 1
+return 'next'

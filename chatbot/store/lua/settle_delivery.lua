@@ -7,7 +7,7 @@
 --       'done'   the turn is delivered, or never will be
 --       'later'  it was not sent and rests;  'doubt'  it may have been sent and rests
 --       'failed' the run broke in a way that nobody foresaw: it counts as one that never ended, and rests
--- Returns 1 when written, 0 when the claim is lost, 2 when a status says that the part was sent ('again')
+-- Returns 'written' | 'lost': the claim is | 'known': a status says that the part was sent ('again')
 local conversation, outbox, due = KEYS[1], KEYS[2], KEYS[3]
 -- The key of the part that was sent last.
 local sent = KEYS[4]
@@ -21,14 +21,14 @@ if remembered_seconds ~= '0' then
   redis.call('SET', sent, number, 'EX', remembered_seconds)
 end
 if redis.call('HGET', conversation, 'sender') ~= fence then
-  return 0
+  return 'lost'
 end
 local delivered = tonumber(redis.call('HGET', conversation, 'delivered') or '0')
 if what == 'done' and delivered == tonumber(number) then
-  return 1
+  return 'written'
 end
 if delivered + 1 ~= tonumber(number) then
-  return 0
+  return 'lost'
 end
 local until_ = written(now + seconds)
 if what == 'done' then
@@ -40,7 +40,7 @@ elseif what == 'part' then
              'calling', number .. ':' .. part, 'calling_at', written(now))
 elseif what == 'again' then
   if redis.call('HGET', conversation, 'calling') ~= number .. ':' .. part then
-    return 2
+    return 'known'
   end
   redis.call('HSET', conversation, 'sender_until', until_, 'calling_at', written(now))
 elseif what == 'plain' then
@@ -56,4 +56,4 @@ else
   redis.call('HSET', conversation, 'rests_until', until_)
   redis.call('ZADD', due, until_, user)
 end
-return 1
+return 'written'

@@ -33,7 +33,7 @@ from chatbot.errors import (
 )
 from chatbot.messages import Limits, Message, Part, Status
 from chatbot.store.client import connect
-from chatbot.store.outbox import LOOK_SECONDS, WRITTEN
+from chatbot.store.outbox import LOOK_SECONDS, Noted
 from chatbot.store.pacing import LONGEST_REST_SECONDS, WARM_UP_SLOWER
 from chatbot.store.presence import CLAIM_SECONDS, Runs
 from chatbot.store.store import Store
@@ -810,7 +810,7 @@ def test_a_run_over_a_redis_that_was_set_back_settles_nothing_that_is_not_next(s
         store._redis.restore(key, 0, kept, replace=True)
     assert not store.settle_done(later)
     assert not store.settle_part(later, 1)
-    assert store.settle_calling(later, 0) != WRITTEN
+    assert store.settle_calling(later, 0) != Noted.WRITTEN
     assert delivery.deliver("ana") == 0, "in doubt"
     store.move(60)
     assert delivery.deliver("ana") == 2

@@ -11,9 +11,10 @@ from chatbot.errors import Transient, TurnUnderWay
 from chatbot.messages import Limits, Message
 from chatbot.store.client import connect
 from chatbot.store.keys import DEDUPE_SECONDS
-from chatbot.store.outbox import LOST, OVERDUE_SECONDS, SETTLED, WRITTEN, Busy, Rests
+from chatbot.store.outbox import OVERDUE_SECONDS, Busy, Noted, Rests
 from chatbot.store.pacing import FIRST_AGAIN_SECONDS, WARM_UP_SECONDS, WARM_UP_SLOWER
 from chatbot.store.store import Store
+from chatbot.store.turns import Answered
 
 fresh = itertools.count()
 
@@ -76,7 +77,7 @@ def test_only_the_last_turns_are_kept(store):
 def test_an_answered_message_has_its_turn_already(store):
     first = turn(store, "oi")
     again = store.begin_turn(said("oi"), seconds=60)
-    assert again.answered == first
+    assert again == Answered(first)
 
 
 def test_a_zombie_commits_nothing(store):
@@ -194,11 +195,11 @@ def test_runs_of_a_delivery_that_break_are_counted_until_the_turn_is_done(store)
 def test_a_part_that_a_status_settled_is_not_called_again(store):
     turn(store, "um")
     claimed = store.claim_delivery("ana", fence="a")
-    assert store.settle_calling(claimed, 0) == WRITTEN
+    assert store.settle_calling(claimed, 0) == Noted.WRITTEN
     assert store.report_part("ana", 1, 0)
-    assert store.settle_calling(claimed, 0) == SETTLED
+    assert store.settle_calling(claimed, 0) == Noted.KNOWN
     store.claim_delivery("ana", fence="b", gone="a")
-    assert store.settle_calling(claimed, 0) == LOST
+    assert store.settle_calling(claimed, 0) == Noted.LOST
 
 
 def test_a_turn_goes_out_plainly_whoever_goes_on_with_it(store):
