@@ -39,6 +39,8 @@ PAGE = 100
 MOST_WAITING = 1000
 #: An outbox is overdue again this long after its sender was woken.
 WAKE_AGAIN_SECONDS = 30.0
+#: Workers have so long to say whom they serve.
+LIVE_SECONDS = 1.0
 #: That nobody delivers is said this often.
 ALERT_SECONDS = 3600.0
 AWAY_HELP = "no process consumes the queue `send`: start a sender"
@@ -94,8 +96,13 @@ class Sessions:
 
     def live(self) -> dict[str, dict[str, object]]:
         """Return who is being served: user → worker, seconds idle, busy or not."""
-        answers = self._celery.control.inspect(timeout=1.0)._request("live_sessions") or {}  # noqa: SLF001  # as its own commands do
-        return {user: {"worker": worker, **state} for worker, users in answers.items() for user, state in users.items()}
+        answers = self._celery.control.broadcast("live_sessions", reply=True, timeout=LIVE_SECONDS) or []
+        return {
+            user: {"worker": worker, **state}
+            for answer in answers
+            for worker, users in answer.items()
+            for user, state in users.items()
+        }
 
     # -- outboxes ---------------------------------------------------------------
 
