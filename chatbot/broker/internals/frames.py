@@ -1,11 +1,10 @@
-"""AMQP frames, many of them in one system call: what is written can be held back, and what comes is read ahead.
+"""AMQP frames, many of them in one system call: what is written can be held back.
 
 Promise: frames go out in the order they were written, at the latest when the block that holds
-them back ends, also by an error; what came is given to py-amqp as it came.
+them back ends, also by an error.
 
 Each call also lets another thread run, and each write wakes the broker. py-amqp calls what
 writes a connection's frames once it is connected: ``frame_writer`` of ``amqp.Connection``.
-Not for a connection that an event loop watches: it would not see what was read ahead.
 """
 
 from __future__ import annotations
@@ -16,19 +15,14 @@ from typing import Any
 
 from amqp.method_framing import frame_writer
 
-#: Bytes read at once, if they are there; py-amqp asks for 7, for a frame's content, and for 1.
-_READ_AHEAD = 65536
-
 
 class Frames:
-    """Writes and reads the frames of one connection, which one thread uses at a time."""
+    """Writes the frames of one connection, which one thread uses at a time."""
 
     def __init__(self, connection: Any, transport: Any) -> None:
         self._transport = transport
         self._held: bytearray | None = None
         self._write_frame = frame_writer(connection, self)
-        receive = transport._quick_recv  # noqa: SLF001  # its buffer takes more than was asked for
-        transport._quick_recv = lambda _: receive(_READ_AHEAD)  # noqa: SLF001
 
     def __call__(self, *frame: Any) -> None:
         """Write a frame, as py-amqp has it."""
