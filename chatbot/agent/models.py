@@ -16,26 +16,34 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import structlog
 
-# CrewAI reads these while it is imported: no telemetry, no tracing prompts, no writes
-# into the home directory.
+# CrewAI reads these while it is imported: no telemetry, no traces, no writes into the home directory.
 for _name, _value in {
     "CREWAI_DISABLE_TELEMETRY": "true",
-    "OTEL_SDK_DISABLED": "true",
     "CREWAI_TRACING_ENABLED": "false",
     "CREWAI_DISABLE_VERSION_CHECK": "true",
-    "CREWAI_TESTING": "true",
     "CREWAI_STORAGE_DIR": str(Path(tempfile.gettempdir()) / "chatbot-crewai"),
 }.items():
     os.environ.setdefault(_name, _value)
 
-import crewai  # noqa: E402  # after the variables it reads
-from crewai import LLM, BaseLLM  # noqa: E402  # after the variables it reads
+from crewai_core.lock_store import set_lock_backend  # noqa: E402  # after the variables it reads
+from crewai_core.user_data import has_user_declined_tracing, is_tracing_enabled, update_user_data  # noqa: E402
+
+if not (has_user_declined_tracing() or is_tracing_enabled()):
+    # As ``crewai traces disable`` does. Where nobody has decided, CrewAI collects what is said from its import
+    # on, and asks on a terminal whether to upload it. Its own lock would need the Redis of REDIS_URL.
+    set_lock_backend(lambda *_, **__: nullcontext())
+    update_user_data({"first_execution_done": True, "trace_consent": False})
+    set_lock_backend(None)
+
+import crewai  # noqa: E402  # after the decision it reads
+from crewai import LLM, BaseLLM  # noqa: E402
 from crewai.llms.providers.openai.completion import OpenAICompletion  # noqa: E402
 from pydantic import PrivateAttr  # noqa: E402
 

@@ -109,9 +109,7 @@ def _environment(bench: Bench) -> dict[str, str]:
         "CHATBOT_LLM_BASE_URL": "http://127.0.0.1:1/v1",
         # Bare CrewAI as quiet as ours (``chatbot/agent/models.py``).
         "CREWAI_DISABLE_TELEMETRY": "true",
-        "OTEL_SDK_DISABLED": "true",
         "CREWAI_TRACING_ENABLED": "false",
         "CREWAI_DISABLE_VERSION_CHECK": "true",
-        "CREWAI_TESTING": "true",
         "CREWAI_STORAGE_DIR": str(bench.folder / "crewai"),
     }

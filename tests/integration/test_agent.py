@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -308,6 +309,87 @@ def test_the_offline_model_takes_its_time_where_it_is_told_to():
     assert OfflineLLM(model="offline", seconds=1.2, pause=waited.append).call(asked).startswith("Prazer, Zé!")
     assert waited == [1.2]
     assert build(Settings(_env_file=None, llm_model="offline", offline_seconds=2)).seconds == 2
+
+
+#: Two turns on a terminal, where CrewAI asks its questions; a tool of the second fails. It notes what it touched.
+ON_A_TERMINAL = """
+import json, sys
+touched = {"connected": [], "written": []}
+
+def note(event, arguments):
+    if event in {"socket.connect", "socket.getaddrinfo"}:
+        touched["connected"].append(str(arguments))
+    elif event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        touched["written"].append(str(arguments[0]))
+
+sys.addaudithook(note)
+from chatbot.agent.crew import CrewAgent, Persona
+from chatbot.agent.models import build
+from chatbot.config import Settings
+from chatbot.messages import Message
+from chatbot.observability.logging import configure_logging
+from crewai.tools import BaseTool
+
+class Broken(BaseTool):
+    name: str = "broken"
+    description: str = "Fails."
+    def _run(self) -> str:
+        raise RuntimeError("no")
+
+configure_logging(Settings(_env_file=None, log_level="WARNING"))
+llm = build(Settings(_env_file=None, llm_model="stub", llm_base_url=sys.argv[1], llm_context=8192))
+for tools in [], [Broken()]:
+    agent = CrewAgent(Persona("p", "m", "h"), llm, history_chars=100, tools=tools)
+    assert agent.reply(Message(user="ana", id="1", text="oi"), []) == "Pronto."
+from crewai.events import crewai_event_bus
+from crewai.events.listeners.tracing.trace_listener import TraceCollectionListener
+from opentelemetry.sdk.trace import TracerProvider
+assert crewai_event_bus.flush()
+touched["collected"] = len(TraceCollectionListener().batch_manager.event_buffer)
+touched["traces"] = TracerProvider().get_tracer("the operator's").start_span("a span").is_recording()
+json.dump(touched, open(sys.argv[2], "w"))
+"""
+
+
+def test_crewai_prints_nothing_asks_nothing_collects_nothing_and_calls_nobody_but_the_model(llm, tmp_path):
+    """Not even on its first run on a machine; OpenTelemetry stays usable for the operator's own traces."""
+    calls = [{"id": "1", "type": "function", "function": {"name": "broken", "arguments": "{}"}}]
+    broken = completion("")
+    broken["choices"][0] |= {"message": {"role": "assistant", "content": None, "tool_calls": calls}}
+
+    def script(call):
+        ended = "tools" not in call.options or any(role == "tool" for role, _ in call.messages)
+        return 200, completion("Pronto.") if ended else broken
+
+    llm.script = script
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("CREWAI_", "OTEL_"))}
+    env |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1"}
+    noted = tmp_path / "noted"
+    terminal, other = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ON_A_TERMINAL, llm.url, str(noted)],
+            env=env, stdin=other, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(other)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    touched, port = json.loads(noted.read_text()), llm.url.split(":")[2].split("/")[0]
+    assert touched["connected"]
+    assert all(port in address for address in touched["connected"])
+    outside = [path for path in touched["written"] if "chatbot-crewai" not in path and path != os.devnull]
+    assert outside == [str(noted)]
+    assert touched["collected"] == 0
+    assert touched["traces"]
+    assert len(llm.calls) == 3
+
+
+def test_nothing_of_a_turn_is_left_in_its_thread(agent):
+    """CrewAI's record of events would grow with each turn, and hold what everybody wrote."""
+    for _ in range(2):
+        agent.reply(said("oi"), [])
+        assert crewai_event_bus.runtime_state is None
 
 
 def test_what_lives_as_long_as_the_worker_is_left_out_of_garbage_collections():
