@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,9 +40,9 @@ from crewai.events import (
 )
 from crewai.events.event_listener import EventListener
 from crewai.lite_agent_output import LiteAgentOutput
-from crewai.llms.retry import _active_llm_rate_limit_retry
 from crewai.tools import BaseTool
 from crewai.utilities.prompts import Prompts, SystemPromptResult
+from crewai_core.printer import set_suppress_console_output
 
 from chatbot.agent.model_client import Heard, Slots, failure, listening
 from chatbot.agent.model_errors import Filtered
@@ -124,19 +125,16 @@ class CrewAgent:
         nothing, ``NoRoom`` when too many calls are in flight, ``Permanent`` when it refuses this request.
         """
         messages = prompt.messages(message, history, self._room(image))
-        # Retrying is the conversation's business: CrewAI's own would multiply with it.
-        token = _active_llm_rate_limit_retry.set(True)
         try:
-            return self._said(messages, image, beside=message.text)
+            # CrewAI keeps a record of all events in the context, which in a thread of a pool would never end.
+            return copy_context().run(self._said, messages, image, beside=message.text)
         except Filtered:
             log.warning("agent.refused", message_id=message.id)
             return texts.REFUSED[_language(message, history)]
-        finally:
-            _active_llm_rate_limit_retry.reset(token)
-            crewai_event_bus.reset_runtime_state()
 
     def _said(self, messages: list[dict[str, str]], image: str, *, beside: str) -> str:
         """Return the answer as a person may read it. Raises as ``reply`` does, and ``Filtered``."""
+        set_suppress_console_output(True)
         for times in (1, THINKING_ALOUD):
             with listening() as heard:
                 text = self._asked(messages, image, heard, beside=beside, times=times)

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import httpx
 from openai import APIStatusError, APITimeoutError, OpenAI, OpenAIError
-from openai._legacy_response import LegacyAPIResponse  # what CrewAI asks for; it has no public name
 from openai.resources.chat import Completions
 
 from chatbot.agent import model_errors
@@ -63,9 +62,11 @@ def listening() -> Iterator[Heard]:
 class ModelClient(OpenAI):
     """Makes the calls to one model's server; safe to use from many threads."""
 
-    def __init__(self, slots: Slots | None, *, timeout: float, **params: Any) -> None:
+    def __init__(self, slots: Slots | None, *, base_url: str | None, api_key: str, timeout: float) -> None:
         super().__init__(
-            **params,
+            base_url=base_url,
+            api_key=api_key,
+            max_retries=0,
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
             http_client=client(timeout=timeout, max_bytes=MOST_BYTES),
         )
@@ -74,15 +75,19 @@ class ModelClient(OpenAI):
 
     def request(self, cast_to: Any, options: Any, **how: Any) -> Any:
         """Return the answer. Raises ``ChatbotError``."""
+        answer, failed = None, None
         with self._slots.held(wait=PLACE_SECONDS) if self._slots else nullcontext():
             try:
                 answer = super().request(cast_to, options, **how)
             except OpenAIError as err:
-                raise failure(err) from None
+                failed = failure(err)
             except (ValueError, RecursionError, httpx.HTTPError) as err:  # JSON that is none
-                raise ServiceDown(f"the model's server answered with no answer: {type(err).__name__}") from None
-        if isinstance(answer, LegacyAPIResponse):
-            _listen(answer.text)
+                failed = ServiceDown(f"the model's server answered with no answer: {type(err).__name__}")
+        if failed:
+            raise failed  # out here: CrewAI asks again where a 429 is in the context of an error
+        raw = getattr(answer, "http_response", None)  # of ``with_raw_response``, which CrewAI asks with
+        if isinstance(raw, httpx.Response):
+            _listen(raw.text)
         return answer
 
 

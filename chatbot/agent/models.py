@@ -79,7 +79,8 @@ def build(settings: Settings, slots: Slots | None = None) -> BaseLLM:
 
     ``offline``; ``ollama/<model>``; any name with ``llm_base_url`` for an OpenAI-compatible
     server; otherwise a model of OpenAI. With ``llm_vision`` it is a ``SeeingLLM``. ``slots``
-    bounds its calls in flight. Retries are ours (``conversation/turn.py``), so the client makes none.
+    bounds its calls in flight. Retries are ours (``conversation/turn.py``), so the client makes none;
+    of CrewAI's other providers, CrewAI itself asks one that is busy (429) up to three times.
     """
     model, base_url = settings.llm_model, settings.llm_base_url
     if model == "offline":
@@ -105,9 +106,8 @@ def build(settings: Settings, slots: Slots | None = None) -> BaseLLM:
         custom_openai=bool(base_url),
         **limits,
     )
-    params = {**llm._get_client_params(), "timeout": settings.llm_timeout}  # noqa: SLF001  # CrewAI gives no other way
     llm.serve(
-        ModelClient(slots, **params),
+        ModelClient(slots, base_url=base_url, api_key=key or OPENAI_COMPATIBLE_KEY, timeout=settings.llm_timeout),
         window=_window(settings, llm),
         answer=settings.llm_max_tokens,
     )
