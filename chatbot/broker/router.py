@@ -28,9 +28,9 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from chatbot.broker import topology
+from chatbot.broker.call import Call
 from chatbot.broker.fill_level import SILENT_SECONDS, FillLevel
 from chatbot.broker.group_commit import GroupCommit
-from chatbot.broker.internals.calls import Call
 from chatbot.broker.internals.frames import together
 from chatbot.broker.publisher import Publisher, Publishers
 from chatbot.errors import BrokerUnavailable, QueueFull, SendQueueFull
@@ -417,7 +417,7 @@ class Router:
         self, publisher: Publisher, deadline: float, call: Call, *, mandatory: bool = True, **where: Any
     ) -> str:  # fmt: skip
         publisher.remaining(deadline)
-        message = call.message()
+        message = call.message(self._celery)
         self._celery.amqp.send_task_message(
             publisher, call.task, message, retry=False, delivery_mode="persistent", mandatory=mandatory,
             declare=(), **where,
