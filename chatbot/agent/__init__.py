@@ -12,5 +12,6 @@ imports crewai and openai.
 ``prompt``         what the model is shown
 ``window``         how much of it the model can read
 ``spoken``         what of an answer people read
+``transcription``  speech becomes words
 =================  ==============================================================================
 """

@@ -11,36 +11,24 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
-from chatbot import http, texts
-from chatbot.channels.answers import json_in, retry_after
+from chatbot import texts
 from chatbot.config import secret
-from chatbot.errors import Permanent, Transient
+from chatbot.errors import Permanent
 from chatbot.messages import Message
 
 if TYPE_CHECKING:
-    import httpx  # imported by the first call
-
     from chatbot.config import Settings
 
 log = structlog.get_logger(__name__)
 
 #: Largest image that is shown (WhatsApp's own limit for images: 5 MB).
 IMAGE_BYTES = 5 * 1024 * 1024
-#: No transcription has more bytes.
-WORDS_BYTES = 1024 * 1024
 #: What an image looks like at its beginning, for the types that vision models take.
 IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
-#: Extension by audio type: transcription servers judge a file by its name.
-EXTENSIONS = {
-    "audio/ogg": "ogg", "audio/opus": "ogg", "audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/mp4": "m4a",
-    "audio/x-m4a": "m4a", "audio/aac": "aac", "audio/amr": "amr", "audio/wav": "wav", "audio/x-wav": "wav",
-    "audio/webm": "webm", "audio/flac": "flac",
-}  # fmt: skip
-
 # What the text says of a file, for the agent now and in the past. No word of it is one
 # that ``texts.guess`` goes by.
 SHOWN = "[imagem em anexo]"
@@ -142,58 +130,15 @@ def _image_type(content: bytes) -> str:
     raise Permanent("it is neither JPEG, PNG nor WebP")
 
 
-class Transcriber:
-    """Writes down speech through any OpenAI-compatible ``/audio/transcriptions``.
-
-    ``timeout`` in seconds bounds the whole of a call. No language is given: the model finds it out.
-    """
-
-    def __init__(self, base_url: str, *, model: str, api_key: str, timeout: float) -> None:
-        self._url = f"{base_url}/audio/transcriptions"
-        self._model = model
-        self._service = http.Service(
-            "the transcription server",
-            setting="CHATBOT_TRANSCRIPTION_API_KEY",
-            timeout=timeout,
-            max_bytes=WORDS_BYTES,
-            # As bytes: a key with odd characters is the server's to refuse.
-            headers={b"Authorization": f"Bearer {api_key}".encode("utf-8", "replace")} if api_key else {},
-        )
-
-    def transcribe(self, audio: bytes, mime_type: str) -> str:
-        """Return the words in ``audio``, ``""`` where nobody speaks. Raises ``Transient``, ``Permanent``."""
-        plain = mime_type.partition(";")[0].strip().lower() or "audio/ogg"
-        file = (f"audio.{EXTENSIONS.get(plain, 'ogg')}", audio, plain)
-        form = {"model": self._model, "response_format": "json"}
-        with self._service.calling(sends=False, unusable=Permanent):
-            answer = self._service.client().post(self._url, data=form, files={"file": file})
-        if answer.is_success:
-            return _words(answer)
-        says = f"the transcription server answered {answer.status_code}"
-        if answer.status_code in {408, 409, 429} or answer.is_server_error:
-            raise Transient(says, retry_after=retry_after(answer))
-        raise Permanent(says)
-
-    def close(self) -> None:
-        """Close the connections, if there are any; a later call opens new ones."""
-        self._service.close()
-
-
 def transcriber(settings: Settings) -> Callable[[bytes, str], str] | None:
     """Return what writes down speech as the settings describe it, ``None`` where they name no server."""
     if not settings.transcription_base_url:
         return None
+    from chatbot.agent.transcription import Transcriber
+
     return Transcriber(
         settings.transcription_base_url,
         model=settings.transcription_model,
         api_key=secret(settings.transcription_api_key),
         timeout=settings.transcription_timeout,
     ).transcribe
-
-
-def _words(answer: httpx.Response) -> str:
-    body: Any = json_in(answer)
-    text = body.get("text") if isinstance(body, dict) else None
-    if not isinstance(text, str):
-        raise Permanent("the transcription server answered with no text")
-    return text

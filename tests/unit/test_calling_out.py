@@ -16,12 +16,13 @@ from functools import cache
 import pytest
 import structlog
 
+from chatbot.agent.transcription import Transcriber
 from chatbot.channels.cloud import media as cloud_media
 from chatbot.channels.cloud.channel import WhatsApp
 from chatbot.channels.cloud.errors import MEANINGS
 from chatbot.channels.evolution.channel import Evolution
 from chatbot.config import Settings
-from chatbot.conversation.media import SILENT, MediaReader, Transcriber
+from chatbot.conversation.media import SILENT, MediaReader
 from chatbot.errors import ChatbotError, OutcomeUnknown, Permanent, Transient
 from chatbot.messages import Media, Message, Part
 from chatbot.observability.logging import configure_logging

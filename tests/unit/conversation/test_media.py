@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from chatbot import http, texts
+from chatbot.agent.transcription import Transcriber
 from chatbot.app import Chatbot
 from chatbot.channels.cloud import media as cloud_media
 from chatbot.channels.cloud.channel import WhatsApp
@@ -27,7 +28,6 @@ from chatbot.conversation.media import (
     SILENT,
     MediaReader,
     Reading,
-    Transcriber,
     transcriber,
 )
 from chatbot.conversation.turn import MAX_FILE_WAITS, MAX_WAITS, READ_TRIES, Conversation
