@@ -83,6 +83,14 @@ class Service:
         bound = {} if max_bytes is None else allow(max_bytes)
         return self.client().post(url, content=body, headers=headers, extensions=bound)
 
+    def look(self, url: str, *, method: str = "GET") -> httpx.Response:
+        """Return the answer to one request that changes nothing, and close. Raises ``Transient``, ``Permanent``."""
+        try:
+            with self.calling(sends=False, unusable=Permanent):
+                return self.client().request(method, url)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the connections, if there are any; a later call opens new ones."""
         with self._opening:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-import httpx
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
-from chatbot import extras
+from chatbot import extras, http
 from chatbot.broker import topology
 from chatbot.config import secret
 from chatbot.errors import ChatbotError
@@ -25,6 +24,8 @@ from chatbot.ops.finding import TIMEOUT, Finding
 if TYPE_CHECKING:
     from chatbot.app import Chatbot
 
+#: No answer that is looked at has more bytes; OpenRouter's list of models has the most.
+MOST_BYTES = 8 * 1024 * 1024
 #: WhatsApp and TLS both tolerate minutes; logs and windows of 24 h want seconds.
 CLOCK_TOLERANCE = 30.0
 
@@ -56,7 +57,7 @@ def examine(bot: Chatbot) -> list[Finding]:
             continue  # the others need the broker, and it has been said
         try:
             findings.append(check(bot))
-        except (ChatbotError, AMQPError, OperationalError, OSError, httpx.HTTPError, ValueError) as err:
+        except (ChatbotError, AMQPError, OperationalError, OSError, ValueError) as err:
             findings.append(Finding(part, ok=False, says=f"{type(err).__name__}: {err}"))
     return findings
 
@@ -72,6 +73,12 @@ def _agent(bot: Chatbot) -> Finding:
 
 
 # -- outside -----------------------------------------------------------------------
+
+
+def _service(name: str, setting: str, key: str = "") -> http.Service:
+    """Return a service to look at; ``key`` is a bearer's token, of ``setting``."""
+    headers = {b"Authorization": f"Bearer {key}".encode("utf-8", "replace")} if key else {}
+    return http.Service(name, setting=setting, timeout=TIMEOUT, max_bytes=MOST_BYTES, headers=headers)
 
 
 def _model(bot: Chatbot) -> Finding:
@@ -90,18 +97,18 @@ def _transcription(bot: Chatbot) -> Finding:
     settings = bot.settings
     part, prefix, base_url = "transcription", "CHATBOT_TRANSCRIPTION", settings.transcription_base_url
     key = secret(settings.transcription_api_key) or "none"
-    headers = {"Authorization": f"Bearer {key}"}
+    server = _service("the transcription server", f"{prefix}_API_KEY", key)
     # Without a file nothing is written down, but who answers anything else than 404 is there.
-    if httpx.post(f"{base_url}/audio/transcriptions", headers=headers, timeout=TIMEOUT).status_code in {404, 405}:
+    if server.look(f"{base_url}/audio/transcriptions", method="POST").status_code in {404, 405}:
         return Finding(part, False, f"{base_url} has no /audio/transcriptions; check {prefix}_BASE_URL")
-    if httpx.get(f"{base_url}/models", headers=headers, timeout=TIMEOUT).status_code == 404:
+    if server.look(f"{base_url}/models").status_code == 404:
         return Finding(part, True, "the server answers; it does not list its models")
     return _served(part, f"{base_url}/models", settings.transcription_model, key=key, prefix=prefix)
 
 
 def _served(part: str, address: str, name: str, *, key: str, prefix: str) -> Finding:
     """Look for a model in the list an OpenAI-compatible server gives."""
-    answer = httpx.get(address, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT)
+    answer = _service(f"the {part} server", f"{prefix}_API_KEY", key).look(address)
     if answer.status_code in {401, 403}:
         return Finding(part, False, f"{address} refuses the key; check {prefix}_API_KEY")
     if answer.status_code != 200:
@@ -123,12 +130,8 @@ def _whatsapp(bot: Chatbot) -> Finding:
     missing = [name for name, value in needed.items() if not value]
     if missing:
         return Finding("whatsapp", False, f"set {', '.join(missing)} (Meta for Developers → your app → WhatsApp)")
-    assert settings.whatsapp_access_token is not None  # it is among the needed ones
-    answer = httpx.get(
-        f"{settings.whatsapp_graph_url}/{settings.whatsapp_phone_number_id}",
-        headers={"Authorization": f"Bearer {settings.whatsapp_access_token.get_secret_value()}"},
-        timeout=TIMEOUT,
-    )
+    graph = _service("the Graph API", "CHATBOT_WHATSAPP_ACCESS_TOKEN", secret(settings.whatsapp_access_token))
+    answer = graph.look(f"{settings.whatsapp_graph_url}/{settings.whatsapp_phone_number_id}")
     if answer.status_code != 200:
         return Finding(
             "whatsapp", False, f"the Graph API answers {answer.status_code}; check the access token and the number's id"
@@ -137,15 +140,11 @@ def _whatsapp(bot: Chatbot) -> Finding:
 
 
 def _evolution(bot: Chatbot) -> Finding:
-    from chatbot.channels.evolution.channel import webhook_trouble
+    from chatbot.channels.evolution.channel import gateway, webhook_trouble
 
     settings = bot.settings
-    assert settings.evolution_api_key is not None  # settings that name the channel have it
-    answer = httpx.get(
-        f"{settings.evolution_url}/instance/connectionState/{settings.evolution_instance}",
-        headers={"apikey": settings.evolution_api_key.get_secret_value()},
-        timeout=TIMEOUT,
-    )
+    url = f"{settings.evolution_url}/instance/connectionState/{settings.evolution_instance}"
+    answer = gateway(secret(settings.evolution_api_key), timeout=TIMEOUT).look(url)
     if answer.status_code != 200:
         says = "check CHATBOT_EVOLUTION_URL, CHATBOT_EVOLUTION_API_KEY and CHATBOT_EVOLUTION_INSTANCE"
         return Finding("evolution", False, f"Evolution answers {answer.status_code}; {says}")
@@ -162,7 +161,9 @@ _CHANNELS = {"whatsapp": _whatsapp, "evolution": _evolution}
 
 def _clock(bot: Chatbot) -> Finding:
     """Compare our clock with the one in the Graph API's ``Date`` header."""
-    answer = httpx.head(bot.settings.whatsapp_graph_url, timeout=TIMEOUT)
+    answer = _service("the Graph API", "CHATBOT_WHATSAPP_GRAPH_URL").look(
+        bot.settings.whatsapp_graph_url, method="HEAD"
+    )
     if "date" not in answer.headers:
         return Finding("clock", False, "not known: the Graph API sent no Date; check with `timedatectl`")
     off = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()

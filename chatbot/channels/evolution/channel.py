@@ -67,13 +67,7 @@ class Evolution:
         self._webhook_secret = webhook_secret.encode()
         self._jwt_key = jwt_key
         self.limits = limits
-        self._service = http.Service(
-            "Evolution",
-            setting="CHATBOT_EVOLUTION_API_KEY",
-            timeout=timeout,
-            max_bytes=ANSWER_BYTES,
-            headers={b"apikey": api_key.encode("utf-8", "replace")},
-        )
+        self._service = gateway(api_key, timeout=timeout)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Evolution:
@@ -207,15 +201,24 @@ def _decoded(encoded: str, limit: int) -> bytes:
     return content
 
 
+def gateway(api_key: str, *, timeout: float) -> http.Service:
+    """Return the gateway, which is called with this key."""
+    return http.Service(
+        "Evolution",
+        setting="CHATBOT_EVOLUTION_API_KEY",
+        timeout=timeout,
+        max_bytes=ANSWER_BYTES,
+        headers={b"apikey": api_key.encode("utf-8", "replace")},
+    )
+
+
 def webhook_trouble(settings: Settings, *, timeout: float) -> str:
     """Ask the gateway how it posts to us; return what to change, ``""`` where nothing is wrong or it does not say.
 
-    Raises ``httpx.HTTPError``.
+    Raises ``Transient``, ``Permanent``.
     """
-    import httpx
-
     url = f"{settings.evolution_url}/webhook/find/{quote(settings.evolution_instance, safe='')}"
-    answer = httpx.get(url, headers={"apikey": secret(settings.evolution_api_key)}, timeout=timeout)
+    answer = gateway(secret(settings.evolution_api_key), timeout=timeout).look(url)
     told = dict_of(json_in(answer)) if answer.is_success else {}
     told = dict_of(told.get("webhook")) or told  # 1.x and some forks wrap it
     if any(told.get(name) is True for name in ("webhookBase64", "webhook_base64", "base64")):
