@@ -322,9 +322,17 @@ def test_the_openai_client_ends_in_time_with_it():
             model.chat.completions.create(model="m", messages=[])
 
 
-def test_httpx_is_not_imported_before_the_first_call():
-    names = ("http", "conversation.media", "web.webhook", "channels.cloud.channel", "channels.evolution.channel")
-    program = f"import sys, {', '.join(f'chatbot.{name}' for name in names)}\nsys.exit('httpx' in sys.modules)"
+def test_neither_httpx_nor_openai_is_imported_before_the_first_call():
+    names = (
+        "http",
+        "conversation.media",
+        "agent.transcription",
+        "web.webhook",
+        "channels.cloud.channel",
+        "channels.evolution.channel",
+    )
+    imports = ", ".join(f"chatbot.{name}" for name in names)
+    program = f"import sys, {imports}\nsys.exit(any(name in sys.modules for name in ('httpx', 'openai')))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
