@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -36,7 +37,8 @@ def steps(pattern: str, flags: int, text: str, *, way: str = "search") -> int:
     """
     if way == "fullmatch":
         pattern = f"(?:{pattern}\n)\\Z" if flags & re.VERBOSE else f"(?:{pattern})\\Z"
-    program = Program(pattern, flags)
+    program = _program(pattern, flags)
+    program.steps = 0
     start = 0
     while start <= len(text):
         end = program.match(text, start)
@@ -55,6 +57,11 @@ def worst(pattern: str, flags: int = 0, *, way: str = "search") -> float:
         except TooManyStepsError:
             return float("inf")
     return max(costs)
+
+
+@cache
+def _program(pattern: str, flags: int) -> Program:
+    return Program(pattern, flags)
 
 
 # -- the matcher ----------------------------------------------------------------------
@@ -81,26 +88,28 @@ class Program:
                 self.steps += 1
                 if self.steps > PER_CHARACTER * (len(text) + 1):
                     raise TooManyStepsError
-                what, *held = code[at]
-                if what == "match":
+                instruction = code[at]
+                what = instruction[0]
+                if what == "char":
+                    if pos >= len(text) or not instruction[1](text[pos]):
+                        break
+                    at, pos = at + 1, pos + 1
+                elif what == "split":
+                    waiting.append((instruction[2], pos))
+                    at = instruction[1]
+                elif what == "jump":
+                    at = instruction[1]
+                elif what == "match":
                     return pos
-                if what == "jump":
-                    at = held[0]
-                    continue
-                if what == "split":
-                    waiting.append((held[1], pos))
-                    at = held[0]
-                    continue
-                after = self._after(what, held, text, pos)
-                if after is None:
-                    break
-                at, pos = at + 1, after
+                else:
+                    after = self._after(what, instruction[1:], text, pos)
+                    if after is None:
+                        break
+                    at, pos = at + 1, after
         return None
 
-    def _after(self, what: str, held: list[Any], text: str, pos: int) -> int | None:
-        """Return the position after an instruction that takes part of the text, or looks at it."""
-        if what == "char":
-            return pos + 1 if pos < len(text) and held[0](text[pos]) else None
+    def _after(self, what: str, held: tuple[Any, ...], text: str, pos: int) -> int | None:
+        """Return the position after an instruction that looks at the text, or takes part of it as a whole."""
         if what == "at":
             return pos if re.compile(held[0], self._flags & ~re.VERBOSE).match(text, pos) else None
         if what == "atomic":
