@@ -66,6 +66,7 @@ def written(text):
     return formatting._Writer().write(formatting._MARKDOWN.parse(text))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_writer_itself_loses_no_word(rng):
@@ -78,6 +79,7 @@ def test_the_writer_itself_loses_no_word(rng):
         assert at >= 0, word
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_reply_is_composed_whole_and_within_the_limits(rng):
@@ -92,6 +94,7 @@ SIGNS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.one_of(SIGNS, SIGNS, st.characters()), max_size=40).map("".join))
 def test_any_text_at_all_is_composed(text):

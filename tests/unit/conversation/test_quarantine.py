@@ -57,6 +57,7 @@ def saying(text):
     return replace(MESSAGE, text=text)
 
 
+@pytest.mark.slow
 def test_a_suspect_is_answered_by_another_process_as_it_would_be_here():
     apart = Quarantine(config.load(**SETTINGS, pseudonym_key="k" * 32))
     try:
@@ -148,6 +149,7 @@ def _children() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_process_whose_worker_is_gone_ends_without_a_word():
     """Its answer reaches nobody any more: that is foreseen, and no traceback is written for it."""
     first = {name: value for name, value in SETTINGS.items() if isinstance(value, str)}

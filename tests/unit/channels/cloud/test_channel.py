@@ -138,6 +138,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_broken_item_costs_no_neighbour(data):
@@ -156,6 +157,7 @@ def test_a_broken_item_costs_no_neighbour(data):
         message.to_json().encode()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(json_values)
 def test_any_object_is_taken(anything):
