@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -15,6 +16,10 @@ from tests.servers import RABBITMQ, RABBITMQ_ROOT, RabbitMQ, Redis
 for name in [name for name in os.environ if name.startswith("CHATBOT_") and not name.startswith("CHATBOT_TEST_")]:
     del os.environ[name]  # a developer's own settings never reach a test
 os.environ.pop("OPENAI_API_KEY", None)
+
+# A timing decides no test.
+hypothesis.settings.register_profile("chatbot", deadline=None)
+hypothesis.settings.load_profile("chatbot")
 
 # As the processes do: a log line of a worker's thread never lands in what a command under test prints.
 structlog.configure(

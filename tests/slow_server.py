@@ -17,12 +17,13 @@ Serve = Callable[["Connection"], None]
 
 
 class Connection:
-    """One connection to the server; ``sent`` counts the bytes of it."""
+    """One connection to the server; ``sent`` counts the bytes of it, ``began`` says that it misbehaves by now."""
 
     def __init__(self, sock: socket.socket, closing: threading.Event) -> None:
         self.sock = sock
         self._closing = closing
         self.sent = 0
+        self.began = False
         self.over = threading.Event()
 
     def request(self) -> bytes:
@@ -101,6 +102,7 @@ def dripping(head: bytes, body: bytes = b"") -> Serve:
 
     def serve(connection: Connection) -> None:
         connection.request()
+        connection.began = True
         connection.send(head)
         connection.drip(body)
 
@@ -112,6 +114,7 @@ def endless(head: bytes, *, most: int = 200_000_000) -> Serve:
 
     def serve(connection: Connection) -> None:
         connection.request()
+        connection.began = True
         connection.send(head)
         while connection.sent < most:
             connection.send(b"x" * 65_536)

@@ -8,7 +8,6 @@ as in the names of queues and stands in braces, so that all keys of one user are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -77,15 +76,22 @@ class Key:
 
     def matches(self, key: str) -> bool:
         """Return whether ``key`` is of this row."""
-        fixed = (re.escape(text) for text in _PLACEHOLDER.split(self.pattern))
-        wild = (r"[^{}:]+" if found == "<user>" else r".*" for found in _PLACEHOLDER.findall(self.pattern))
-        return re.fullmatch("".join(_alternating(fixed, wild)), key, re.DOTALL) is not None
+        first, *others = _PLACEHOLDER.split(self.pattern)
+        if not others:
+            return key == first
+        *middles, last = others
+        if not (key.startswith(first) and key.endswith(last) and len(key) >= len(first) + len(last)):
+            return False
+        rest = key[len(first) : len(key) - len(last)]
+        for middle, name in zip(middles, _PLACEHOLDER.findall(self.pattern), strict=False):
+            found, there, rest = rest.partition(middle)
+            if not there or (name == "<user>" and not _is_user(found)):
+                return False
+        return _PLACEHOLDER.findall(self.pattern)[-1] != "<user>" or _is_user(rest)
 
 
-def _alternating(fixed: Iterator[str], wild: Iterator[str]) -> Iterator[str]:
-    for text in fixed:
-        yield text
-        yield next(wild, "")
+def _is_user(name: str) -> bool:
+    return bool(name) and not set(name) & set("{}:")
 
 
 CONVERSATION = Key(

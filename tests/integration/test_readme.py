@@ -36,7 +36,7 @@ NOT_RUN = {
     r"OPENAI_API_KEY=\S+ make demo": "it needs an account",
     r"CHATBOT_LLM_(MODEL|BASE_URL)=\S+ make demo": "it needs a model server",
     r"docker compose .*": "no container engine runs where the tests do",
-    r"make (test|unit|bench|chaos|fuzz|pace|lock|test-rabbitmq4)\b.*": "it takes minutes; that make knows it is looked at",
+    r"make (test|unit|bench|chaos|fuzz|pace|lock|test-rabbitmq4)\b.*": "it takes minutes; make knows it, see below",
     r"make (setup|check)": "the tests run where the first made everything, and beside the second",
     r"curl -X POST \$CHATBOT_EVOLUTION_URL/.*": "it needs a server of Evolution API",
     "chatbot doctor": "the table of settings, which the code prints, names it however it is started",

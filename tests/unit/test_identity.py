@@ -157,7 +157,7 @@ def test_no_phone_number_is_shown_anywhere(monkeypatch, capfd):
         bot.router.bury(message, "why")
         bot.router.notify(message, "too_many", "calma")
         bot.delivery.report(Status.from_dict(reports.kwargs["status"]))
-        shown = repr([(call.message().headers, where) for call, where in published.sent])
+        shown = repr([(call.message(bot.celery).headers, where) for call, where in published.sent])
         assert not hidden(shown)
         assert not hidden(answer.text)
         logged = capfd.readouterr().err

@@ -15,7 +15,7 @@ from tests.servers import wait_until
 def router(monkeypatch):
     bot = Chatbot(Settings(_env_file=None, env="test", broker_url="memory://", redis_url="fakeredis://wake-ups"))
     router = bot.router
-    router.told = []
+    router.told, router.celery = [], bot.celery
     monkeypatch.setattr(Router, "_commit", lambda self, wanted: self.told.append(wanted.call))
     return router
 
@@ -26,7 +26,7 @@ def test_a_wake_up_that_is_put_off_waits_here_and_travels_without_a_time(router)
     wait_until(lambda: router.told, what="told")
     [call] = router.told
     assert call.arguments == ("ana", 3)
-    assert not {"eta", "expires"} & call.message().headers.keys()
+    assert not {"eta", "expires"} & call.message(router.celery).headers.keys()
 
 
 def test_of_one_users_wake_ups_the_soonest_is_enough(router):
