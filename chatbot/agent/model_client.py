@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 from openai import APIStatusError, APITimeoutError, OpenAI, OpenAIError
 from openai.resources.chat import Completions
+from pydantic import BaseModel
 
 from chatbot.agent import model_errors
 from chatbot.agent.model_errors import Filtered
@@ -26,6 +27,8 @@ from chatbot.http import CONNECT_SECONDS, client
 
 #: An answer of so many bytes is none.
 MOST_BYTES = 8 * 1024 * 1024
+#: Modules of the classes that a turn makes use of.
+_USED = ("openai.types.chat.", "openai.types.completion_usage", "openai.types.shared.", "crewai.")
 #: A call waits this long for its place among the calls in flight.
 PLACE_SECONDS = 60.0
 
@@ -59,6 +62,21 @@ def listening() -> Iterator[Heard]:
         _heard.reset(token)
 
 
+def finish_classes() -> None:
+    """Have pydantic finish the classes of answers and of CrewAI's events, which it leaves for their first use.
+
+    Two threads that use one for the first time at once break each other, and the first turns of a worker
+    come together.
+    """
+    unseen: list[type[BaseModel]] = [BaseModel]
+    while unseen:
+        found = unseen.pop().__subclasses__()
+        unseen += found
+        for model in found:
+            if model.__module__.startswith(_USED):
+                model.model_rebuild(raise_errors=False)
+
+
 class ModelClient(OpenAI):
     """Makes the calls to one model's server; safe to use from many threads."""
 
@@ -71,6 +89,7 @@ class ModelClient(OpenAI):
             http_client=client(timeout=timeout, max_bytes=MOST_BYTES),
         )
         self._slots = slots
+        finish_classes()
         self.chat.completions = _Completions(self)  # type: ignore[misc]  # a cached property
 
     def request(self, cast_to: Any, options: Any, **how: Any) -> Any:

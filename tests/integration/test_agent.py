@@ -23,6 +23,7 @@ from chatbot.agent.models import OfflineLLM, SeeingLLM, build, offline_reply
 from chatbot.config import Settings, SettingsError
 from chatbot.errors import ModelTimeout, Permanent, ServiceDown, Transient
 from chatbot.messages import Message, Turn
+from tests.servers import ROOT
 from tests.stub_llm import StubLLM, completion
 
 
@@ -407,3 +408,43 @@ print(frozen, gc.get_freeze_count() - frozen)
     frozen, more = map(int, done.stdout.split())
     assert frozen > 100_000, "CrewAI is large"
     assert more == 0, "what a lost connection leaves behind is garbage like any other"
+
+
+_UNFINISHED = """
+import sys
+from chatbot.agent.crew import CrewAgent, Persona
+from chatbot.agent.models import build
+from chatbot.config import Settings
+from chatbot.messages import Message
+from crewai.tools import BaseTool
+from pydantic import BaseModel
+
+class Clock(BaseTool):
+    name: str = "clock"
+    description: str = "Tells the time."
+    def _run(self) -> str:
+        return "noon"
+
+def unfinished():
+    found, unseen = set(), [BaseModel]
+    while unseen:
+        known = unseen.pop().__subclasses__()
+        unseen += known
+        found |= {model for model in known if not model.__pydantic_complete__}
+    return found
+
+llm = build(Settings(_env_file=None, llm_model="stub", llm_base_url=sys.argv[1], llm_context=8192))
+agents = [CrewAgent(Persona("p", "m", "h"), llm, history_chars=100, tools=tools) for tools in ([], [Clock()])]
+before = unfinished()
+for agent in agents:
+    agent.reply(Message(user="ana", id="1", text="oi"), [])
+print([f"{model.__module__}.{model.__name__}" for model in before - unfinished()])
+"""
+
+
+def test_the_first_turns_of_many_threads_find_every_class_finished(llm):
+    """pydantic finishes a class at its first use, which two threads at once break: an apology in a hundred starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", _UNFINISHED, llm.url], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip().splitlines()[-1] == "[]"

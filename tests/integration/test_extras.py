@@ -107,7 +107,7 @@ sys.meta_path.insert(0, Refuses())
 TURNS = '''
 from chatbot.agent.crew import CrewAgent, Persona
 from chatbot.config import Settings
-from chatbot.llm import build
+from chatbot.agent.models import build
 from chatbot.messages import Message
 from crewai import Agent
 from crewai.project import load_agent_from_definition
