@@ -8,6 +8,7 @@ raises by a deadline; a message that was confirmed has a queue and somebody who 
 ``router``        the public operations: route a message, wake a sender, bury what failed
 ``sharding``      the same on several brokers
 ``publisher``     one confirmed publish, by a deadline
+``call``          the message that calls a task
 ``group_commit``  what several threads publish at the same time goes out together
 ``fill_level``    says when the dead letters fill up
 ``internals``     whatever touches a private name of celery, kombu or py-amqp

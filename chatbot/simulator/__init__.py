@@ -9,6 +9,8 @@ knows nothing of the rest of this package. Everything lives in the memory of one
 ``instance``    the webhooks that Evolution API posts, where it is played too
 ``evolution``   what Evolution API answers
 ``faults``      scripted failures of the stand-in
+``rates``       how fast it takes messages
+``said``        what people type or send becomes a message
 ``files``       images and voice notes people sent
 ``state``       conversations, calls and events, bounded and safe between threads
 ``webhooks``    bodies as Meta writes them, signed, and the threads that post them

@@ -443,7 +443,7 @@ print([f"{model.__module__}.{model.__name__}" for model in before - unfinished()
 
 
 def test_the_first_turns_of_many_threads_find_every_class_finished(llm):
-    """pydantic finishes a class at its first use, which two threads at once break: an apology in a hundred starts."""
+    """pydantic finishes a class at its first use, which two threads at once break: somebody gets an apology for it."""
     done = subprocess.run(
         [sys.executable, "-c", _UNFINISHED, llm.url], capture_output=True, text=True, check=True, cwd=ROOT
     )
